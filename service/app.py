@@ -58,6 +58,7 @@ def create_service_app(
         docs_url=None,  # FastAPI's own pages load scripts from a CDN
         redoc_url=None,
     )
+    metrics.describe(name, app.version, readiness)
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.readiness = readiness

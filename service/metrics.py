@@ -1,7 +1,9 @@
 """Prometheus metrics: one registry per app, labelled by route template and never by user text."""
 
+from collections.abc import Callable
+
 from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
@@ -21,6 +23,12 @@ class Metrics:
             "http_request_seconds", "time to the last byte", labels, buckets=BUCKETS_S, registry=self.registry
         )
         self.in_flight = Gauge("http_requests_in_flight", "requests with a body in flight", registry=self.registry)
+
+    def describe(self, name: str, version: str, readiness: Callable[[], list[str]]) -> None:
+        """Export which service this is, and whether it is ready at the time that it is asked."""
+        Info("service", "name and version", registry=self.registry).info({"name": name, "version": version})
+        ready = Gauge("service_ready", "1 while /readyz is green, else 0", registry=self.registry)
+        ready.set_function(lambda: float(not readiness()))
 
     def record(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""

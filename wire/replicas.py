@@ -1,7 +1,8 @@
 """The replicas of a service: which one is asked next, which are left out, and when one is taken back.
 
 A replica that does not answer, or answers 5xx or nonsense, is sick: it is asked only where all are. Requests that come
-by later have its /readyz asked, ever more rarely, and it is taken back when that is green.
+by later have its /readyz asked, ever more rarely, and it is taken back when that is green. The service's names are
+looked up again from time to time, so that replicas may come, go and be replaced under a client that runs.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 FIRST_PROBE_S = 0.25
 LONGEST_PROBE_S = 5.0
+LOOK_S = 10.0
 
 
 @dataclass(eq=False)
@@ -20,15 +22,22 @@ class Replica:
     Args:
         url: the address.
         outstanding: bytes of the requests that it was sent and has not answered.
+        sent: bytes of all requests that it was sent.
         is_sick: whether it is left out.
     """
 
     url: str
     outstanding: int = 0
+    sent: int = 0
     is_sick: bool = False
     num_falls: int = 0
     next_probe: float = 0.0
     probe: asyncio.Task[None] | None = None
+
+    def takes(self, num_bytes: int) -> None:
+        """Count a request that it is sent."""
+        self.outstanding += num_bytes
+        self.sent += num_bytes
 
 
 class Replicas:
@@ -37,11 +46,20 @@ class Replicas:
     Args:
         urls: where they are.
         is_ready: whether the /readyz of the replica at a URL is green, or it has none and answers.
+        find: where they are now; empty where that cannot be said.
     """
 
-    def __init__(self, urls: Sequence[str], is_ready: Callable[[Replica], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        is_ready: Callable[[Replica], Awaitable[bool]],
+        find: Callable[[], Awaitable[Sequence[str]]],
+    ) -> None:
         self.all = [Replica(url) for url in urls]
         self._is_ready = is_ready
+        self._find = find
+        self._next_look = time.monotonic() + LOOK_S
+        self._look: asyncio.Task[None] | None = None
 
     def pick(self, failed: set[str]) -> Replica:
         """Return the replica to ask: a sound one that has not failed this request, of those the least busy.
@@ -49,14 +67,12 @@ class Replicas:
         Args:
             failed: addresses that failed this request; emptied once all have.
         """
+        self._look_around()
         self._probe_the_sick()
-        if len(failed) >= len({replica.url for replica in self.all}):
+        if all(replica.url in failed for replica in self.all):
             failed.clear()
-        best = min(self.all, key=lambda one: (one.is_sick, one.url in failed, one.outstanding))
-        # Equals take turns.
-        self.all.remove(best)
-        self.all.append(best)
-        return best
+        # Of those that are equally busy, as all are in a quiet time, the one that has had the least.
+        return min(self.all, key=lambda one: (one.is_sick, one.url in failed, one.outstanding, one.sent))
 
     def has_other(self, failed: set[str]) -> bool:
         """Return whether a sound replica has not been tried."""
@@ -64,6 +80,7 @@ class Replicas:
 
     def fell_sick(self, replica: Replica) -> None:
         """Leave a replica out from now on; one that is alone is never left out."""
+        self._next_look = 0.0
         if len(self.all) > 1:
             replica.is_sick = True
             replica.num_falls += 1
@@ -71,8 +88,32 @@ class Replicas:
 
     def answered(self, replica: Replica) -> None:
         """Take a replica back: it has answered a request as it should."""
-        replica.is_sick = False
+        self._is_sound(replica)
         replica.num_falls = 0
+
+    def _is_sound(self, replica: Replica) -> None:
+        if replica.is_sick:
+            replica.is_sick = False
+            # What it missed is not made up for: the others would stand idle meanwhile.
+            replica.sent = self._level()
+
+    def _level(self) -> int:
+        return max(replica.sent for replica in self.all)
+
+    def _look_around(self) -> None:
+        if self._look is None and time.monotonic() >= self._next_look:
+            self._look = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        """Let go of replicas that are no longer there, and add new ones; requests under way go on."""
+        try:
+            if urls := await self._find():
+                known = {replica.url: replica for replica in self.all}
+                level = self._level()
+                self.all = [known.get(url) or Replica(url, sent=level) for url in urls]
+        finally:
+            self._next_look = time.monotonic() + LOOK_S
+            self._look = None
 
     def _probe_the_sick(self) -> None:
         now = time.monotonic()
@@ -83,7 +124,7 @@ class Replicas:
     async def _probe(self, replica: Replica) -> None:
         try:
             if await self._is_ready(replica):
-                replica.is_sick = False
+                self._is_sound(replica)
             else:
                 replica.num_falls += 1
         finally:

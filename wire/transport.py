@@ -15,7 +15,7 @@ from typing import TypeVar
 import httpx
 from pydantic import ValidationError
 
-from wire.addresses import each_address
+from wire.addresses import each_address, look_up
 from wire.base import Problem
 from wire.errors import ReplyMalformed, ServiceFailed, ServiceRefused, ServiceTimedOut, ServiceUnreachable
 from wire.loop import close_at_end
@@ -74,8 +74,9 @@ class Transport:
             raise ValueError(f"concurrency is {concurrency}; it goes from 1 to {MAX_CONCURRENCY}")
         checked = [_checked_url(one) for one in ([url] if isinstance(url, str) else url)]
         # a stand-in for the network knows nothing of the system's resolver
-        self.urls = checked if transport is not None else [place for one in checked for place in each_address(one)]
-        if not self.urls:
+        self._names = checked if transport is None else []
+        self._places = checked if transport is not None else [place for one in checked for place in each_address(one)]
+        if not self._places:
             raise ValueError("no URL: give one, as in http://127.0.0.1:8001, or a list of several")
         self._headers = {"content-type": "application/json"} | _authorization(token)
         self._concurrency = concurrency
@@ -85,6 +86,11 @@ class Transport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
+    @property
+    def urls(self) -> list[str]:
+        """The addresses of the service, as they were last looked up."""
+        return list(self._places)
+
     def _bind(self) -> None:
         # Connections and semaphores belong to one loop; a forked child has another, and starts afresh.
         loop = asyncio.get_running_loop()
@@ -93,7 +99,7 @@ class Transport:
         if self._loop is loop:
             return
         self._loop = loop
-        self._replicas = Replicas(self.urls, self._is_ready)
+        self._replicas = Replicas(self._places, self._is_ready, self._find)
         self._slots = asyncio.Semaphore(self._concurrency)
         self._http = httpx.AsyncClient(
             headers=self._headers,
@@ -195,12 +201,20 @@ class Transport:
         reply = await self._ask(replica, "/readyz", PROBE_TIMEOUT_S)
         return isinstance(reply, Reply) and reply.status < 500
 
+    async def _find(self) -> list[str]:
+        try:
+            found = await asyncio.gather(*(asyncio.to_thread(look_up, name) for name in self._names))
+        except OSError:
+            return []
+        self._places = [place for places in found for place in places] or self._places
+        return self._places
+
     async def _send(
         self, replica: Replica, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> httpx.Response:
         """Return the replica's answer. Where it is silent for long and there is another one, it has to be alive."""
         weight = len(body or b"") + 1
-        replica.outstanding += weight
+        replica.takes(weight)
         sending = asyncio.ensure_future(self._exchange(replica, method, path, body, headers))
         try:
             while not (await asyncio.wait([sending], timeout=SILENCE_S if len(self.urls) > 1 else None))[0]:

@@ -26,6 +26,7 @@ class FakeReplicas:
         self.served = Counter()
         self.asked = Counter()
         self.probes = Counter()
+        self.bytes = Counter()
 
     async def __call__(self, request):
         host = request.url.host[0]
@@ -39,6 +40,7 @@ class FakeReplicas:
                 200 if state == "up" else 503, json={"status": "ok" if state == "up" else "not ready"}
             )
         self.asked[host] += 1
+        self.bytes[host] += len(request.content)
         if state == "down":
             raise httpx.ConnectError("refused")
         if state == "hung":
@@ -76,6 +78,30 @@ def test_few_items_are_spread_over_the_replicas_too(replicas):
     with replicas.client(3) as client:
         client.score(items(60))
     assert replicas.served == {"a": 20, "b": 20, "c": 20}
+
+
+def test_in_a_quiet_time_the_replicas_get_the_same_share_though_requests_differ_in_size(replicas):
+    # One request at a time, every third a large one: taking turns, one of the replicas would get all of those.
+    with replicas.client(3) as client:
+        for n in range(36):
+            client.score([ScoreItem(id="i", prompt="p" * (4000 if n % 3 else 100_000), completion="c")])
+    assert sorted(replicas.asked) == ["a", "b", "c"]
+    assert max(replicas.bytes.values()) < 1.2 * min(replicas.bytes.values())
+
+
+def test_a_replica_that_was_away_does_not_get_all_that_it_missed(replicas, monkeypatch):
+    monkeypatch.setattr("wire.replicas.FIRST_PROBE_S", 0.01)
+    replicas.state["a"] = "down"
+    with replicas.client() as client:
+        for _ in range(40):
+            client.score(items(16))
+        replicas.state["a"] = "up"
+        while not replicas.served["a"]:
+            client.score(items(16))
+        before = replicas.served.copy()
+        for _ in range(20):
+            client.score(items(16))
+    assert {host: replicas.served[host] - before[host] for host in "ab"} == {"a": 160, "b": 160}
 
 
 @pytest.mark.parametrize("num", [1, 2])
