@@ -3,7 +3,7 @@ ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt ./
 COPY deploy/requirements.py deploy/
 RUN python3 -m venv /venv \
     && python3 deploy/requirements.py judge > requirements.txt \
@@ -11,6 +11,7 @@ RUN python3 -m venv /venv \
     # what if-verifiable asks for and the judges never import: the datasets that its benchmark came from
     && /venv/bin/pip uninstall --yes datasets pandas pyarrow fsspec aiohttp dill multiprocess xxhash huggingface_hub hf_xet \
     && /venv/bin/pip install --no-cache-dir --no-deps hatchling pathspec pluggy trove-classifiers editables
+COPY README.md LICENSE ./
 COPY wire wire
 COPY service service
 COPY judge_service judge_service
@@ -19,7 +20,10 @@ COPY trainer trainer
 RUN /venv/bin/pip install --no-cache-dir --no-compile --no-deps --no-build-isolation . \
     && /venv/bin/pip uninstall --yes hatchling pathspec pluggy trove-classifiers editables setuptools pip \
     # sentences are split by the English rules
-    && find /venv/lib/python3*/site-packages/punkt/data -name '*.py' ! -name '[_cpe]*' -delete \
+    && find /venv/lib/python3*/site-packages/punkt/data -name '*.py' \
+        ! -name __init__.py ! -name curated.py ! -name prefixes.py ! -name english.py -delete \
+    # what only compilers and type checkers read
+    && find /venv \( -name '*.py[ix]' -o -name '*.pxd' -o -name '*.[ch]' -o -name '*.a' \) -delete \
     && find /venv -name tests -type d -prune -exec rm -rf {} + \
     && python3 -m compileall -q -j 0 /venv/lib
 

