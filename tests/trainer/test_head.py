@@ -21,9 +21,13 @@ def gradients(value, hidden, head):
     return torch.autograd.grad(value, tensors)
 
 
-@pytest.fixture(params=[1, 3 * 29, 2**20], ids=["a token a chunk", "three tokens", "one chunk"])
+@pytest.fixture(
+    params=[(1, 1), (3 * 29, 29), (7 * 29, 3 * 29), (3 * 29, 2**20), (2**20, 2**20)],
+    ids=["a token a chunk", "three in ones", "seven in threes", "three tokens", "one chunk"],
+)
 def chunks(request, monkeypatch):
-    monkeypatch.setattr(head_module, "MOST_LOGITS", request.param)
+    for name, most in zip(("MOST_LOGITS", "MOST_CACHED_LOGITS"), request.param, strict=True):
+        monkeypatch.setattr(head_module, name, most)
 
 
 @pytest.mark.usefixtures("chunks")
