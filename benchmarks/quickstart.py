@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.lockstep import ROOT, Arm, gated, in_turns
-from trainer.services import judge_service, reward_service
+from trainer.services import quickstart_services
 
 
 def train(settings: dict[str, str]) -> None:
@@ -46,10 +46,8 @@ def main() -> None:
 
     folders = embedded()
     with ExitStack() as stack:
-        urls = {
-            "judge_url": stack.enter_context(judge_service(arguments=["--no-require-sandbox"])),
-            "reward_url": stack.enter_context(reward_service(folders["reward_model"])),
-        }
+        judges, rewards = stack.enter_context(quickstart_services(folders["reward_model"], Path(folders["refusals"])))
+        urls = {"judge_url": judges.ready(), "reward_url": rewards.ready()}
         arms = []
         for name, folder in (("before", given.before), ("after", given.after)):
             arms.append(Arm(name, [sys.executable, "-m", "benchmarks.quickstart"], urls, folder.absolute()))

@@ -44,8 +44,8 @@ def peer_python(folder: Path) -> str:
 
 def embedded() -> dict[str, str]:
     """Return the folders of the embedded models, asked of another process: this one stays small."""
-    code = "import json; from trainer.embedded import embedded_models as m; e = m(); "
-    code += "print(json.dumps({'policy': str(e.policy), 'reward_model': str(e.reward_model)}))"
+    code = "import json; from dataclasses import asdict; from trainer.embedded import embedded_models as m; "
+    code += "print(json.dumps(asdict(m()), default=str))"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     folders: dict[str, str] = json.loads(done.stdout)
     return folders

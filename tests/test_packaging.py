@@ -84,3 +84,11 @@ def test_a_service_without_torch_does_not_import_it(package):
     code = f"import sys, {package}; print([name for name in {sorted(NO_TORCH)!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_containers_serve_the_embedded_models_of_this_build():
+    named = re.findall(r"/models/([\w.-]+)/", (ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    [build] = re.findall(
+        r'^BUILD = "(.+)"', (ROOT / "trainer" / "embedded.py").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert set(named) == {build}

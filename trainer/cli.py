@@ -53,35 +53,32 @@ def train(
 @app.command()
 def quickstart(output: Output = None, override: Override = None) -> None:
     """Build the embedded models, start both services, train CRPG on packaged prompts, and show what changed."""
-    from trainer.services import started_judge_service, started_reward_service
-
     with resources.as_file(resources.files("trainer") / "data" / "quickstart.yaml") as path:
         config = with_overrides(read_run_config(path), override)
     console = Console()
-    # The packaged prompts need no code judge, so a machine without a sandbox trains all the same.
-    with started_judge_service(arguments=["--no-require-sandbox"]) as judges:
-        console.print("[bold]1/3[/] the embedded policy and reward model (built once, about a minute)")
-        from trainer.embedded import (
-            embedded_models,
-        )  # this and the next import take seconds: a service starts meanwhile
+    console.print("[bold]1/3[/] the embedded policy, reward model and judge of refusals (built once, about a minute)")
+    from trainer.embedded import embedded_models
+    from trainer.services import quickstart_services
 
-        scorer = str(embedded_models().reward_model) if config.reward_model == "embedded" else config.reward_model
-        console.print("[bold]2/3[/] judge service and reward service, each a process of its own")
-        with started_reward_service(scorer) as rewards:
-            importlib.import_module("trainer.cgpo_trainer")
-            urls = {"judge_url": judges(), "reward_url": rewards()}
-            console.print(f"    judges {urls['judge_url']}   reward {urls['reward_url']}")
-            console.print("[bold]3/3[/] evaluation, training, evaluation")
-            _run(config.model_copy(update=urls), output, False)
+    built = embedded_models()
+    scorer = built.reward_model if config.reward_model == "embedded" else config.reward_model
+    console.print("[bold]2/3[/] judge service and reward service, each a process of its own")
+    with quickstart_services(scorer, built.refusals) as (judges, rewards):
+        importlib.import_module("trainer.cgpo_trainer")  # takes seconds: the services start meanwhile
+        urls = {"judge_url": judges.ready(), "reward_url": rewards.ready()}
+        console.print(f"    judges {urls['judge_url']}   reward {urls['reward_url']}")
+        console.print("[bold]3/3[/] evaluation, training, evaluation")
+        _run(config.model_copy(update=urls), output, False)
 
 
 @app.command()
 def models() -> None:
-    """Build the embedded policy and reward model in the cache folder, and print where they are."""
+    """Build the embedded models in the cache folder, and print where they are."""
     from trainer.embedded import embedded_models
 
     built = embedded_models()
-    Console().print(f"policy:       {built.policy}\nreward model: {built.reward_model}", soft_wrap=True)
+    for name, folder in (("policy", built.policy), ("reward model", built.reward_model), ("refusals", built.refusals)):
+        Console().print(f"{name + ':':<14}{folder}", soft_wrap=True)
 
 
 app.command()(commands.judge)

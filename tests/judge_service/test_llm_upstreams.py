@@ -75,6 +75,20 @@ def test_the_key_comes_from_the_environment(monkeypatch):
     assert "authorization" not in fake.headers[-1]
 
 
+def test_a_key_in_a_file_is_read_for_each_request_and_a_file_that_is_gone_is_an_outage(monkeypatch, tmp_path):
+    fake, file = FakeLlm("systemone"), tmp_path / "token"
+    for key in ("first", "second"):
+        file.write_text(f"{key}\n")
+        ask(fake, key_env="LLM_KEY", key_file=file)
+        assert fake.headers[-1]["authorization"] == f"Bearer {key}"
+    monkeypatch.setenv("LLM_KEY", "of the environment")
+    ask(fake, key_env="LLM_KEY", key_file=file)
+    assert fake.headers[-1]["authorization"] == "Bearer of the environment"
+    file.unlink()
+    with pytest.raises(ServiceUnreachable, match="the file of its key cannot be read: No such file or directory"):
+        ask(fake, key_file=file, retries=0)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "fault",

@@ -29,7 +29,8 @@ TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-HIDDEN, INNER, HEADS, LAYERS = 32, 64, 2, 2
+HIDDEN, INNER, HEADS = 32, 64, 2
+LAYERS = 17  # 16 that the judge of refusals keeps, and one that makes its head
 
 
 def write_gguf(path: Path) -> Path:
@@ -101,6 +102,14 @@ def test_the_reward_model_is_a_one_label_classifier_with_the_same_template(model
     )
     assert tokenizer.pad_token not in TEMPLATE
     assert reward_model.score.weight.abs().sum() > 0
+
+
+def test_the_judge_of_refusals_is_a_classifier_of_two_labels_the_last_of_which_is_violated(
+    models: EmbeddedModels,
+) -> None:
+    classifier = AutoModelForSequenceClassification.from_pretrained(models.refusals)
+    assert classifier.config.id2label == {0: "satisfied", 1: "violated"}
+    assert json.loads((models.refusals / "training_report.json").read_text())["packaged_examples"] > 200
 
 
 def test_the_report_tells_the_accuracy_on_pairs_of_prompts_left_out(models: EmbeddedModels) -> None:

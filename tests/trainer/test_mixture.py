@@ -281,6 +281,15 @@ def test_what_is_no_url_is_named():
         MixtureOfConstraintJudges([RemoteJudge("word_count", "localhost:8001")]).check()
 
 
+def test_a_judge_that_nobody_answers_is_named_before_training(build_row, judge_url):
+    mixture = MixtureOfConstraintJudges([RemoteJudge("no_refusal", judge_url)])
+    with pytest.raises(
+        ConfigError, match=r"the judge 'no_refusal' at http.* cannot answer: no LLM upstream .*llm\.judges"
+    ):
+        mixture.check([build_row()])
+    mixture.close()
+
+
 def test_an_unknown_judge_is_named_with_those_there_are(build_row, judge_url):
     mixture = MixtureOfConstraintJudges([RemoteJudge("wordcount", judge_url)])
     with pytest.raises(ConfigError, match=r"no judge named 'wordcount' at http.*the judges there are: .*word_count"):

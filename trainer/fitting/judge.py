@@ -80,7 +80,8 @@ def classifier_on(
     small = type(config)(**fields, id2label=LABELS, label2id={name: label for label, name in LABELS.items()})
     kept = {f"model.{name}": weight for name, weight in model.model.state_dict().items() if _is_kept(name, fit.layers)}
     kept["score.weight"] = torch.zeros(2, small.hidden_size, dtype=dtype)
-    classifier = LlamaForSequenceClassification.from_pretrained(None, config=small, state_dict=kept, dtype=dtype)
+    with quiet():
+        classifier = LlamaForSequenceClassification.from_pretrained(None, config=small, state_dict=kept, dtype=dtype)
     return classifier.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
@@ -158,7 +159,8 @@ def save_judge(
     model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, report: dict[str, Any], folder: Path
 ) -> None:
     """Writes a folder that `from_pretrained` and the reward service load, the report beside it."""
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
