@@ -49,13 +49,13 @@ def quiet() -> None:
 class Server:
     """A judge service in a process of its own, and one kept connection to it."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "judge_service", "--port", "0", "--workers", str(WORKERS)]
-        command += ["--no-require-sandbox", "--log-level", "WARNING"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", "judge_service", "--port", "0", "--log-level", "WARNING", *arguments]
+        settings = {**os.environ, **(environment or {})}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=settings)
         assert self.process.stdout is not None
-        url = self.process.stdout.readline().strip().rpartition("//")[2]
-        self.connection = http.client.HTTPConnection(url)
+        self.url = self.process.stdout.readline().split()[-1]
+        self.connection = http.client.HTTPConnection(self.url.rpartition("//")[2])
 
     def post(self, body: bytes) -> bytes:
         """Return the answer to one request."""
@@ -170,7 +170,7 @@ def main() -> None:
     verdicts = parser.parse_args().verdicts
     quiet()
     verify_bare(MATH_ROWS[0])  # its tables are built once; a forked process has them
-    server = Server()
+    server = Server("--workers", str(WORKERS), "--no-require-sandbox")
     try:
         text_rules(server)
         mathematics(server)

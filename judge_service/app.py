@@ -60,9 +60,11 @@ def create_app(settings: JudgeSettings | None = None, llm_transport: httpx.Async
         await asyncio.gather(asyncio.to_thread(pool.start), asyncio.to_thread(registry.warm_up), sandbox.start())
         await desk.start()
         wrong_verdicts[:] = await golden.wrong_verdicts(runner)
+        keeping = asyncio.create_task(golden.keep_right(wrong_verdicts, runner, pool.problems))
         try:
             yield
         finally:
+            keeping.cancel()
             await desk.stop()
             await upstreams.close_client()
             await sandbox.stop()

@@ -7,6 +7,7 @@ catches every exception, because a judge is code that anybody may have written.
 """
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections import Counter
@@ -178,7 +179,8 @@ class Runner:
         loop = asyncio.get_running_loop()
         for start in range(0, len(quick), THREAD_CHUNK):
             chunk = quick[start : start + THREAD_CHUNK]
-            yield loop.run_in_executor(self._executor, self._judge_chunk, chunk, slots, deadline)
+            context = contextvars.copy_context()  # so that a crash is logged with its request's id
+            yield loop.run_in_executor(self._executor, context.run, self._judge_chunk, chunk, slots, deadline)
 
     def _judge_chunk(self, tasks: list[Task], slots: list[Verdict | None], deadline: float) -> None:
         started = time.monotonic()

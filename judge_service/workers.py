@@ -10,6 +10,7 @@ import the program's main module again.
 """
 
 import contextlib
+import contextvars
 import logging
 import os
 import pickle
@@ -56,11 +57,16 @@ class _Job:
         self.deliver = deliver
         self.retried = False
         self.done: Future[None] = Future()
+        self._context = contextvars.copy_context()
 
     def answer(self, verdict: Verdict) -> None:
         index, _ = self.pending.popleft()
         self.retried = False
         self.deliver(index, verdict)
+
+    def log(self, message: str, *values: object) -> None:
+        """Log an error with the id of the request that the job is of."""
+        self._context.run(LOG.error, message, *values)
 
     def refuse(self, detail: str) -> None:
         while self.pending:
@@ -224,7 +230,7 @@ class WorkerPool:
                 crash, _, verdict = worker.connection.recv_bytes().partition(CRASH_MARK)
                 worker.answered += 1
                 if crash:
-                    LOG.error("judge %s crashed: %s", job.judge.name(), crash.decode("utf-8", "replace"))
+                    job.log("judge %s crashed: %s", job.judge.name(), crash.decode("utf-8", "replace"))
                 job.answer(Verdict.model_validate_json(verdict))
                 if crash:
                     worker.connection.close()

@@ -18,6 +18,7 @@ from service.health import health_router
 from service.metrics import Metrics, metrics_router
 from service.problem import MEDIA_TYPE, ProblemError, problem_response
 from service.settings import ServiceSettings
+from service.traffic import Traffic
 from wire.base import Problem
 
 SHOWN_PROBLEMS = {"4XX": "refused: see `title` and `detail`", "5XX": "failed: ask again"}
@@ -39,7 +40,9 @@ def create_service_app(
     lifespan: Lifespan[FastAPI] | None = None,
     metrics: Metrics | None = None,
 ) -> FastAPI:
-    """Return the app of a service. `app.state` holds `settings`, `metrics` and `readiness`.
+    """Return the app of a service.
+
+    `app.state` holds `settings`, `metrics`, `readiness`, `traffic` and `operations_port`.
 
     Args:
         name: name of the service, in `/version` and in the OpenAPI document.
@@ -57,17 +60,30 @@ def create_service_app(
         responses=_documented_problems(),
         docs_url=None,  # FastAPI's own pages load scripts from a CDN
         redoc_url=None,
+        openapi_url="/openapi.json" if settings.serve_docs else None,
     )
-    metrics.describe(name, app.version, readiness)
+    traffic = Traffic(settings, metrics.in_flight, metrics.bytes_in_flight)
+
+    def reasons() -> list[str]:
+        return traffic.reasons() + readiness()
+
+    metrics.describe(name, app.version, reasons)
     app.state.settings = settings
     app.state.metrics = metrics
-    app.state.readiness = readiness
-    for router in (health_router(name, app.version, readiness), metrics_router(metrics), docs_router(), *routers):
+    app.state.readiness = reasons
+    app.state.traffic = traffic
+    app.state.operations_port = settings.operations_port
+    app.include_router(health_router(name, app.version, reasons))
+    if settings.serve_metrics:
+        app.include_router(metrics_router(metrics))
+    if settings.serve_docs:
+        app.include_router(docs_router())
+    for router in routers:
         app.include_router(router)
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_middleware(Gate, settings=settings, metrics=metrics)
+    app.add_middleware(Gate, settings=settings, metrics=metrics, traffic=traffic)
     _document_bodies(app)
     return app
 

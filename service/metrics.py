@@ -23,6 +23,7 @@ class Metrics:
             "http_request_seconds", "time to the last byte", labels, buckets=BUCKETS_S, registry=self.registry
         )
         self.in_flight = Gauge("http_requests_in_flight", "requests with a body in flight", registry=self.registry)
+        self.bytes_in_flight = Gauge("http_bytes_in_flight", "bytes of the bodies in flight", registry=self.registry)
 
     def describe(self, name: str, version: str, readiness: Callable[[], list[str]]) -> None:
         """Export which service this is, and whether it is ready at the time that it is asked."""

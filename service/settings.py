@@ -30,15 +30,46 @@ class ServiceSettings(BaseSettings):
     tokens: Annotated[list[SecretStr], NoDecode] = Field(
         default_factory=list, description="accepted bearer tokens; in the environment separated by commas"
     )
-    token_file: Path | None = Field(default=None, description="file with one accepted bearer token a line")
+    token_file: Path | None = Field(
+        default=None, description="file with one accepted bearer token a line; read again when it changes"
+    )
+    operations_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="TCP port for /metrics and /docs, which leave the service's own then; the health paths are on both",
+    )
+    operations_host: str | None = Field(default=None, description="address of operations_port; by default the host")
+    serve_metrics: bool = Field(default=True, description="whether there is a /metrics")
+    serve_docs: bool = Field(default=True, description="whether there are /docs and /openapi.json")
     items_per_request: int = Field(default=1024, ge=1, description="items in one request")
     characters_per_item: int = Field(default=2_000_000, ge=1, description="code points of all strings of one item")
     body_bytes: int = Field(default=64 * 2**20, ge=1, description="size of one request body, bytes")
-    body_timeout_s: float = Field(default=30.0, gt=0, description="time in which a body must have arrived, seconds")
+    header_bytes: int = Field(default=64 * 2**10, ge=1024, description="size of a request's line and headers, bytes")
+    header_timeout_s: float = Field(
+        default=10.0, gt=0, description="time in which a request's headers must have arrived, seconds"
+    )
+    body_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="time in which a body must have arrived, and a part of a large answer been taken, seconds",
+    )
     request_timeout_s: float = Field(
         default=120.0, gt=0, description="deadline of a request without X-Request-Timeout-Ms, seconds"
     )
+    connection_limit: int = Field(default=1024, ge=1, description="open connections; one more gets a 503")
     queue_limit: int = Field(default=256, ge=1, description="requests with a body in flight; one more gets a 429")
+    queue_bytes: int = Field(
+        default=512 * 2**20, ge=1, description="bytes of all bodies in flight; what goes beyond them gets a 429"
+    )
+    drain_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="time for which a service that was told to end is red and answers 503 before it ends, seconds",
+    )
+    drain_timeout_s: float = Field(
+        default=30.0, gt=0, description="longest wait for what is in flight at the end, seconds"
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level logged")
 
     @classmethod
@@ -79,18 +110,31 @@ class ServiceSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _public_needs_token(self) -> Self:
-        if not is_loopback(self.host) and not self.accepted_tokens():
+        has_tokens = bool(self.accepted_tokens())
+        public = [host for host in (self.host, self.operations_host) if host is not None and not is_loopback(host)]
+        if public and not has_tokens:
             raise ValueError(
-                f"host '{self.host}' is reachable from outside and no token is set; "
+                f"host '{public[0]}' is reachable from outside and no token is set; "
                 "set tokens or token_file, or bind 127.0.0.1"
             )
         return self
 
     def accepted_tokens(self) -> list[bytes]:
-        """Return every accepted bearer token: those given and those of the token file."""
+        """Return every accepted bearer token: those given and those of the token file.
+
+        Raises:
+            ValueError: the token file cannot be read, or has none: a service that was to be guarded would be open.
+        """
         tokens = [token.get_secret_value() for token in self.tokens]
         if self.token_file is not None:
-            tokens += [line.strip() for line in self.token_file.read_text("utf-8").splitlines() if line.strip()]
+            try:
+                lines = self.token_file.read_text("utf-8").splitlines()
+            except OSError as error:
+                raise ValueError(f"token_file '{self.token_file}' cannot be read ({error.strerror})") from None
+            in_file = [line.strip() for line in lines if line.strip()]
+            if not in_file:
+                raise ValueError(f"token_file '{self.token_file}' has no token; put one a line into it")
+            tokens += in_file
         return [token.encode() for token in tokens]
 
     def config_sha256(self) -> str:

@@ -9,7 +9,8 @@ import sys
 import httpx
 import pytest
 
-from service.serve import JsonLines, bind
+from service.logs import JsonLines
+from service.serve import bind
 
 PROGRAM = """
 from service.app import create_service_app
