@@ -3,12 +3,14 @@
     python benchmarks/fit_reward.py [--pairs 2000] [--train head]
 
 Prompts are questions about things, five to a thing; an answer is preferred to the same answer spoiled (another answer,
-cut, shuffled, repeated, refused). A tenth of the prompts is held out.
+cut, shuffled, repeated, refused). A tenth of the prompts is held out. Then the reward service serves what was fitted,
+and its scores are compared with those of transformers for the same texts one by one, both in float32.
 """
 
 import argparse
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,10 +18,12 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from trainer.embedded import embedded_models, own_answers
 from trainer.preference import KINDS, made_pairs
+from trainer.services import reward_service
+from wire import RewardClient, ScoreItem
 
 QUESTIONS = ("What is {}?", "Write one sentence about {}.", "Why do people like {}?", "Where do we find {}?",
              "Tell a child about {}.")  # fmt: skip
@@ -32,6 +36,28 @@ wolf, rice, a candle, football, a volcano, a painting, milk, a tower, an apple, 
 tent, a market, ice, a rose, a farmer, sugar, a tiger, sand, a window, a song, wheat, an engine, a
 drum, a lake, a shoe, pepper, an ant, a star, wine, a story, a letter, a cave, a poet, oil
 """.replace("\n", " ")
+
+
+SERVED = 64
+
+
+def compare(folder: Path, rows: list[dict[str, str]]) -> None:
+    """Print how far the service's scores of these rows' answers are from those of transformers."""
+    texts = list(dict.fromkeys((row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")))
+    items = [ScoreItem(id=str(i), prompt=prompt, completion=answer) for i, (prompt, answer) in enumerate(texts)]
+    os.environ["REWARD_SERVICE_DTYPE"] = "float32"
+    with reward_service(folder) as url, RewardClient(url, deadline_s=600) as client:
+        served = [result.score for result in client.score(items).results]
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    apart = []
+    for item, score in zip(items, served, strict=True):
+        turns = [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": item.completion}]
+        with torch.inference_mode():
+            own = model(**tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)).logits.item()
+        assert score is not None, item.id
+        apart.append(abs(score - own))
+    print(f"{len(items)} texts: the service's scores differ from those of transformers by {max(apart):.2g} at most")
 
 
 def main() -> None:
@@ -61,7 +87,8 @@ def main() -> None:
                    "--output", str(Path(scratch) / "reward")]  # fmt: skip
         started = time.monotonic()
         subprocess.run(command, check=True)
-        print(f"cgpo fit-reward --train {options.train}: {time.monotonic() - started:.0f} s in all")
+        print(f"cgpo fit-reward --train {options.train}: {time.monotonic() - started:.0f} s in all", flush=True)
+        compare(Path(scratch) / "reward", rows[:: max(1, len(rows) // SERVED)])
 
 
 if __name__ == "__main__":

@@ -1,34 +1,16 @@
-"""Golden pairs: answers whose order, and whose scores, are known of a model; kept beside its weights.
-
-`golden.jsonl` in a model's folder has one pair a line, the scores where they are known:
-
-    {"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "chosen_score": 1.25, "rejected_score": -0.5}
-
-A wrong pad token, template, head or type moves these numbers; the start-up self-test looks.
-"""
+"""Golden pairs, read and compared: a wrong pad token, template, head or type moves the numbers that are known."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from reward_service.errors import ModelRefused
-from wire.base import Prompt
+from wire.golden import GOLDEN_FILE, GoldenPair
 
-FILE = "golden.jsonl"
+# How far a score may move, relative to 1 + |score|: rounding of the type, summed over the layers.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
 SHOWN = 3
-
-
-class GoldenPair(BaseModel):
-    """Two answers to one prompt, the better one first."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    prompt: Prompt
-    chosen: str
-    rejected: str
-    chosen_score: float | None = None
-    rejected_score: float | None = None
 
 
 def read_golden(folder: Path) -> list[GoldenPair]:
@@ -37,7 +19,7 @@ def read_golden(folder: Path) -> list[GoldenPair]:
     Raises:
         ModelRefused: a line is not a pair.
     """
-    file = folder / FILE
+    file = folder / GOLDEN_FILE
     if not file.is_file():
         return []
     pairs = []
@@ -53,16 +35,17 @@ def read_golden(folder: Path) -> list[GoldenPair]:
     return pairs
 
 
-def wrong_pairs(pairs: Sequence[GoldenPair], scores: Sequence[tuple[float, float]], tolerance: float) -> list[str]:
+def wrong_pairs(pairs: Sequence[GoldenPair], scores: Sequence[tuple[float, float]], dtype: str) -> list[str]:
     """Return what is wrong with the scores of golden pairs, in words; nothing where all are as they should be.
 
     Args:
         pairs: the golden pairs.
         scores: the model's scores of each pair's chosen and rejected answer.
-        tolerance: how far a score may be from the known one, relative to 1 + |known|.
+        dtype: what these were computed in; a known score may be of a coarser type.
     """
     problems = []
     for number, (pair, (chosen, rejected)) in enumerate(zip(pairs, scores, strict=True), start=1):
+        tolerance = max(TOLERANCE[dtype], TOLERANCE[pair.dtype or dtype])
         for known, score in ((pair.chosen_score, chosen), (pair.rejected_score, rejected)):
             if known is not None and not abs(score - known) <= tolerance * (1 + abs(known)):
                 problems.append(f"golden pair {number} scores {score:.4g} where {known:.4g} is known")

@@ -11,6 +11,7 @@ import torch
 from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.modeling_layers import GenericForSequenceClassification
 
 from reward_service.errors import EncodingRefused, ModelRefused
 from reward_service.golden import read_golden
@@ -19,11 +20,10 @@ from reward_service.self_test import self_test
 from reward_service.settings import RewardSettings
 from wire.base import Message, Prompt
 
-# How far a score may move with its batch mates, for scores around 1: rounding of the type, summed over the layers.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
 SAMPLED_BYTES = 1 << 20
 WIDTH_STEP = 8
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 32768
+# On a CPU just enough that a pass's fixed cost does not show: what is larger no longer fits its caches.
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 32768
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class RewardModel:
         self._tokenizer = checked.tokenizer
         self._tokenizer.truncation_side = "left"
         self._pad_id = self._pad_token_id()
+        self._is_causal = _is_causal(model)
         self._golden = read_golden(Path(checked.place))
 
     def encode(self, prompt: Prompt, completion: str) -> Encoded:
@@ -162,15 +163,18 @@ class RewardModel:
         """Return the model's number for each row, computed in one batch padded on the right; of several labels, all."""
         longest = self._width(max(len(row) for row in rows))
         ids = torch.tensor([row + [self._pad_id] * (longest - len(row)) for row in rows], device=self._model.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self._model.device)
+        given: dict[str, Any] = {"input_ids": ids, **self._no_cache()}
+        if not self._is_causal:
+            mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+            given["attention_mask"] = torch.tensor(mask, device=self._model.device)
         with torch.inference_mode():
-            logits = self._model(input_ids=ids, attention_mask=mask, **self._no_cache()).logits
+            logits = self._model(**given).logits
         numbers: list[list[float]] = logits.float().tolist()
         return numbers if len(self._checked.labels) > 1 else [row[0] for row in numbers]
 
     def self_test(self) -> list[str]:
         """Return what is wrong with the model's answers; nothing where all is well."""
-        return self_test(self, self._golden, TOLERANCE[str(self._model.dtype).removeprefix("torch.")])
+        return self_test(self, self._golden, str(self._model.dtype).removeprefix("torch."))
 
     @property
     def pad_token(self) -> tuple[int, str]:
@@ -225,7 +229,7 @@ def device_of(settings: RewardSettings) -> str:
 
 
 def batch_tokens(settings: RewardSettings) -> int:
-    """Return the tokens of one forward pass: on a CPU just enough that its fixed cost does not show."""
+    """Return the tokens of one forward pass, padding among them."""
     default = CPU_BATCH_TOKENS if device_of(settings) == "cpu" else GPU_BATCH_TOKENS
     return settings.batch_tokens or default
 
@@ -237,6 +241,13 @@ def has_bfloat16(device: str) -> bool:
     if device != "cpu":
         return False
     return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+
+
+def _is_causal(model: Any) -> bool:
+    """Return whether no token of a model sees what stands behind it: padding on the right then needs no mask."""
+    config = model.config.get_text_config()
+    looks_ahead = getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True)
+    return isinstance(model, GenericForSequenceClassification) and not looks_ahead
 
 
 def _head_in_float32(model: Any) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from reward_service.errors import EncodingRefused
-from reward_service.golden import GoldenPair, wrong_pairs
+from reward_service.golden import TOLERANCE, wrong_pairs
 from reward_service.scorer import FORWARD_ERRORS, Encoded
 from wire.base import Prompt
+from wire.golden import GoldenPair
 
 EXAMPLES = (
     ("What is the capital of France?", "Paris."),
@@ -41,21 +42,19 @@ class Tested(Protocol):
         """Return the numbers of each row."""
 
 
-def self_test(model: Tested, golden: Sequence[GoldenPair], tolerance: float) -> list[str]:
+def self_test(model: Tested, golden: Sequence[GoldenPair], dtype: str) -> list[str]:
     """Return what is wrong with a model's answers, each with the way out; nothing where all is well.
 
     Args:
         model: the model.
         golden: pairs whose order, and perhaps scores, are known.
-        tolerance: how far a score may move, relative to 1 + |score|.
+        dtype: what it computes in, which says how far a score may move.
     """
     try:
         if not model.reads_conversations:
-            return _numbers(
-                model, [model.encode_text(completion or "-", True) for _, completion in EXAMPLES], tolerance
-            )
-        problems = _numbers(model, [model.encode(*example) for example in EXAMPLES], tolerance)
-        return problems or [*_template(model), *_pad_token(model), *_golden(model, golden, tolerance)]
+            return _numbers(model, [model.encode_text(completion or "-", True) for _, completion in EXAMPLES], dtype)
+        problems = _numbers(model, [model.encode(*example) for example in EXAMPLES], dtype)
+        return problems or [*_template(model), *_pad_token(model), *_golden(model, golden, dtype)]
     except EncodingRefused as error:
         return [f"self-test: {error}"]
     except FORWARD_ERRORS as error:
@@ -66,13 +65,13 @@ def self_test(model: Tested, golden: Sequence[GoldenPair], tolerance: float) -> 
         ]
 
 
-def _numbers(model: Tested, rows: Sequence[Encoded], tolerance: float) -> list[str]:
+def _numbers(model: Tested, rows: Sequence[Encoded], dtype: str) -> list[str]:
     alone = [number for row in rows for number in _flat(model.score([row.ids]))]
     together = _flat(model.score([row.ids for row in rows]))
     if not all(map(math.isfinite, alone + together)):
         return ["self-test: the reward model's scores are NaN or infinite; try --dtype float32 or other weights"]
     moved = max(abs(a - b) / (1 + abs(a)) for a, b in zip(alone, together, strict=True))
-    if moved > tolerance:
+    if moved > TOLERANCE[dtype]:
         return [f"self-test: scores move by {moved:.2g} with their batch mates; padding is not ignored"]
     return []
 
@@ -107,12 +106,13 @@ def _pad_token(model: Tested) -> list[str]:
     ]
 
 
-def _golden(model: Tested, golden: Sequence[GoldenPair], tolerance: float) -> list[str]:
-    if not golden:
-        return []
-    rows = [model.encode(pair.prompt, answer).ids for pair in golden for answer in (pair.chosen, pair.rejected)]
-    scores = _flat(model.score(rows))
-    return wrong_pairs(golden, list(zip(scores[::2], scores[1::2], strict=True)), tolerance)
+def _golden(model: Tested, golden: Sequence[GoldenPair], dtype: str) -> list[str]:
+    scores = []
+    for pair in golden:  # a pair at a time: however many there are, and however long, they fit
+        chosen, rejected = (model.encode(pair.prompt, answer).ids for answer in (pair.chosen, pair.rejected))
+        better, worse = _flat(model.score([chosen, rejected]))
+        scores.append((better, worse))
+    return wrong_pairs(golden, scores, dtype)
 
 
 def _flat(numbers: Sequence[float | list[float]]) -> list[float]:

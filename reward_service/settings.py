@@ -35,7 +35,7 @@ class RewardSettings(ServiceSettings):
     batch_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="tokens in one forward pass, padding among them; by default 2048, on a GPU 32768",
+        description="tokens in one forward pass, padding among them; by default 1024, on a GPU 32768",
     )
     waiting_items: int = Field(default=16384, ge=1, description="items accepted and not yet answered; more get a 429")
     num_threads: int | None = Field(default=None, ge=1, description="CPU threads of the model; torch's own by default")

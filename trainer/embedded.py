@@ -169,8 +169,8 @@ def build_models(weights: Path, folder: Path, progress: bool = True) -> Embedded
         )
         reward_model, tokenizer = read_base(str(models.policy), torch.bfloat16)
         fit = RewardFit(train="head", weight_decay=0.3)
-        reward_model, report = fit_reward_model(reward_model, tokenizer, pairs, held_out, fit, stage)
-        save_reward_model(reward_model, tokenizer, report, models.reward_model)
+        fitted = fit_reward_model(reward_model, tokenizer, pairs, held_out, fit, stage)
+        save_reward_model(fitted, tokenizer, models.reward_model)
         build_refusal_judge(models, stage)
     return models
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from reward_service.errors import EncodingRefused, ModelRefused
 from reward_service.model import RewardModel, check_model
@@ -46,6 +46,18 @@ def test_batch_mates_their_order_and_padding_do_not_matter(save: Save, pad_token
     together = served.score([rows[index] for index in order])
     assert together == pytest.approx([alone[index] for index in order], abs=1e-4)
     assert len({round(score, 3) for score in alone}) == len(rows)
+
+
+def test_a_model_whose_tokens_see_what_follows_ignores_padding_too(save: Save) -> None:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=259, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=512, num_labels=1, pad_token_id=0, initializer_range=0.3,
+    )  # fmt: skip
+    served = load(save(BertForSequenceClassification(config)))
+    rows = [served.encode("Count.", "word " * count).ids for count in (0, 3, 40)]
+    assert served.score(rows) == pytest.approx([served.score([row])[0] for row in rows], abs=1e-4)
+    assert served.self_test() == []
 
 
 def test_a_prompt_as_a_string_is_one_user_message(save: Save) -> None:

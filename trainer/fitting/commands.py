@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,12 +67,12 @@ def fit_reward(
     # What is trained needs float32: small steps vanish in bfloat16. What is only read does not.
     model, tokenizer = read_base(_folder_of(base), torch.bfloat16 if train == "head" else torch.float32)
     with stages(True) as stage:
-        model, report = fit_reward_model(model, tokenizer, fitted, tested, fit, stage)
-    report = {**report, "base": base, "seconds": round(time.monotonic() - started, 1)}
-    save_reward_model(model, tokenizer, report, output)
+        done = fit_reward_model(model, tokenizer, fitted, tested, fit, stage)
+    report = {**done.report, "base": base, "seconds": round(time.monotonic() - started, 1)}
+    save_reward_model(replace(done, report=report), tokenizer, output)
     names = ("train", "pairs", "pair_accuracy", "held_out_pairs", "held_out_pair_accuracy",
              "held_out_pair_accuracy_of_the_head_alone", "score_mean_chosen", "score_mean_rejected", "score_min",
-             "score_max", "seconds")  # fmt: skip
+             "score_max", "golden_pairs", "seconds")  # fmt: skip
     by_kind = {f"held out, {kind}": value for kind, value in report["held_out_pair_accuracy_by_kind"].items()}
     console.print(_table({name: report[name] for name in names if name in report} | by_kind))
     console.print(f"written: {output}; serve it: reward-service --model {output}", soft_wrap=True)

@@ -12,12 +12,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from trainer.errors import ModelError
 from trainer.fitting.encoding import free_pad_token
-from trainer.fitting.pairs import Pair
+from trainer.fitting.golden import golden_pairs, write_golden
+from trainer.fitting.pairs import Pair, Turns
 from trainer.fitting.reward_head import accuracy_report, distinct, fit_reward_head
 from trainer.fitting.reward_training import scores_of, trained, with_adapters
 from trainer.fitting.stages import Stage, quiet
+from wire.golden import GoldenPair
 
-__all__ = ["REPORT", "RewardFit", "fit_reward_model", "read_base", "save_reward_model"]
+__all__ = ["REPORT", "Fitted", "RewardFit", "fit_reward_model", "read_base", "save_reward_model"]
 
 REPORT = "training_report.json"
 LEARNING_RATES = {"all": 1e-5, "lora": 1e-4}
@@ -46,6 +48,21 @@ class RewardFit:
     lora_rank: int = 16
     weight_decay: float | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of a fit.
+
+    Args:
+        model: A one-label sequence classifier.
+        report: What training_report.json says, held-out accuracy among it.
+        golden: Held-out pairs with the model's scores.
+    """
+
+    model: PreTrainedModel
+    report: dict[str, Any]
+    golden: Sequence[GoldenPair]
 
 
 def read_base(base: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -88,8 +105,8 @@ def fit_reward_model(
     held_out: Sequence[Pair],
     fit: RewardFit,
     stage: Stage,
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Returns the fitted model and a report, held-out accuracy among it.
+) -> Fitted:
+    """Returns the fitted model, a report with held-out accuracy, and golden pairs.
 
     Every way begins with the head on the frozen backbone: training the rest from a random head first spoils what the
     backbone knows.
@@ -97,25 +114,27 @@ def fit_reward_model(
     Source: Kumar et al. (2022), "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution".
     """
     advance = stage("fitting the head", len(distinct([*pairs, *held_out])))
-    report = fit_reward_head(
+    report, scores = fit_reward_head(
         model, tokenizer, pairs, held_out, fit.weight_decay, max_length=fit.max_length, advance=advance
     )
     if fit.train != "head":
         before = report["held_out_pair_accuracy"]
-        model, report = _trained_further(model, tokenizer, pairs, held_out, fit, stage)
+        model, scores = _trained_further(model, tokenizer, pairs, held_out, fit, stage)
+        report = accuracy_report(pairs, held_out, scores)
         report["held_out_pair_accuracy_of_the_head_alone"] = before
+    dtype = str(model.dtype).removeprefix("torch.")
+    golden = golden_pairs(tokenizer, held_out, scores, dtype, fit.max_length)
     settings = {name: value for name, value in asdict(fit).items() if value is not None}
-    return model.eval(), {**settings, **report}
+    return Fitted(model.eval(), {**settings, **report, "golden_pairs": len(golden)}, golden)
 
 
-def save_reward_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: dict[str, Any], folder: Path
-) -> None:
-    """Writes a folder that `from_pretrained` and the reward service load, the report beside it."""
-    model.config.use_cache = True
-    model.save_pretrained(folder)
+def save_reward_model(fitted: Fitted, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a folder that `from_pretrained` and the reward service load, with report and golden pairs."""
+    fitted.model.config.use_cache = True
+    fitted.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / REPORT).write_text(json.dumps(fitted.report, indent=2) + "\n", encoding="utf-8")
+    write_golden(fitted.golden, folder)
 
 
 def _trained_further(
@@ -125,7 +144,8 @@ def _trained_further(
     held_out: Sequence[Pair],
     fit: RewardFit,
     stage: Stage,
-) -> tuple[PreTrainedModel, dict[str, Any]]:
+) -> tuple[PreTrainedModel, dict[Turns, float]]:
+    """Returns the model after training by gradient, and its scores of what was held out."""
     if fit.train == "lora":
         torch.manual_seed(fit.seed)
         model = with_adapters(model, fit.lora_rank)
@@ -145,5 +165,4 @@ def _trained_further(
         model = trained(model, tokenizer, pairs, arguments, fit.max_length, stage("training", steps))
     model = model.eval()
     tested = distinct(held_out)
-    scores = scores_of(model, tokenizer, tested, max_length=fit.max_length, advance=stage("testing", len(tested)))
-    return model, accuracy_report(pairs, held_out, scores)
+    return model, scores_of(model, tokenizer, tested, max_length=fit.max_length, advance=stage("testing", len(tested)))

@@ -76,8 +76,8 @@ def fit_reward_head(
     batch_size: int = 48,
     max_length: int | None = None,
     advance: Advance | None = None,
-) -> dict[str, Any]:
-    """Sets the head of a one-label sequence classifier from `pairs` and returns a report on `held_out`.
+) -> tuple[dict[str, Any], dict[Turns, float]]:
+    """Sets the head of a one-label sequence classifier from `pairs`; returns a report on `held_out`, and all scores.
 
     The backbone stays frozen: its features are computed once, so this takes one forward pass per distinct answer.
     Without a weight decay the best of `WEIGHT_DECAYS` is taken, by accuracy on a fifth of the prompts of `pairs`.
@@ -109,7 +109,7 @@ def fit_reward_head(
     scores = dict(
         zip(conversations, (features_NH @ model.score.weight[0].detach().float().cpu()).tolist(), strict=True)
     )
-    return {**accuracy_report(pairs, held_out, scores), "weight_decay": weight_decay}
+    return {**accuracy_report(pairs, held_out, scores), "weight_decay": weight_decay}, scores
 
 
 def accuracy_report(pairs: Sequence[Pair], held_out: Sequence[Pair], scores: dict[Turns, float]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def test_the_saved_head_scores_as_the_report_says(
     pairs = [
         Pair(asked(p), (("assistant", f"{p} is good"),), (("assistant", f"{p} is bad"),), "other") for p in "abcdefgh"
     ]
-    report = fit_reward_head(reward_model, tokenizer, pairs[:6], pairs[6:], weight_decay)
+    report, told = fit_reward_head(reward_model, tokenizer, pairs[:6], pairs[6:], weight_decay)
     assert report["pair_accuracy"] == 1.0
     assert (report["pairs"], report["held_out_pairs"]) == (6, 2)
 
@@ -49,6 +49,7 @@ def test_the_saved_head_scores_as_the_report_says(
             return reward_model(**tokenizer.apply_chat_template(messages, return_tensors="pt")).logits.item()
 
     scores = [[score(turns) for turns in pair.conversations] for pair in pairs]
+    assert [told[turns] for turns in pairs[0].conversations] == pytest.approx(scores[0], abs=1e-4)
     assert report["score_mean_chosen"] == pytest.approx(sum(chosen for chosen, _ in scores) / 8, abs=1e-4)
     assert report["held_out_pair_accuracy"] == sum(chosen > rejected for chosen, rejected in scores[6:]) / 2
     assert report["held_out_pair_accuracy_by_kind"] == {"other": report["held_out_pair_accuracy"]}
