@@ -1,5 +1,9 @@
 """Ratios of the reward service, all sides in one run: `python -m benchmarks.reward [--items N] [--only PART]`.
 
+The texts are those of a trainer's step: completions of 1 to 100 words, four to a prompt, in the model's chat template.
+That of the embedded model begins each text with the same system turn of 24 tokens, which the service computes once
+(`--no-share-prefix`: it does not).
+
 1. throughput: 64 clients over HTTP against a bare transformers loop over the same texts, sorted by length, with the
    best batch size it can have (wanted: at least 0.90); against transformers' text-classification pipeline with its best
    batch size (at least 1.5); against a server of the pattern of OpenRLHF's serve_rm: one FastAPI process, each request
@@ -53,6 +57,7 @@ from wire import RewardClient, ScoreItem
 
 CLIENTS = 64
 ITEMS_PER_REQUEST = 2
+COMPLETIONS = 4
 PEER_MICRO_BATCH = 8
 SENTENCE = (
     "the answer is that we add both sides and find a number which is even because every sum of two odd numbers has "
@@ -93,12 +98,12 @@ class Plain:
 
 
 def items_of(num: int, longest: int = 100) -> list[ScoreItem]:
-    """Return completions of 1 to `longest` words, always the same ones."""
+    """Return completions of 1 to `longest` words, four to a prompt, always the same ones."""
     chance = random.Random(0)
     return [
         ScoreItem(
             id=str(n),
-            prompt="Is this number even, and how do we know?",
+            prompt=f"{n // COMPLETIONS} is a number; is it even, and how do we know?",
             completion=" ".join(chance.choices(WORDS, k=chance.randint(1, longest))),
         )
         for n in range(num)
@@ -342,6 +347,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=256, help="items of the throughput part")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the throughput part")
     parser.add_argument("--growth", type=int, nargs="+", default=[1000, 10_000, 100_000], help="sizes of that part")
+    parser.add_argument("--no-share-prefix", action="store_true", help="the service computes all rows as they are")
     parser.add_argument("--only", choices=["throughput", "latency", "growth", "batch_mates"])
     parser.add_argument("--serve-peer", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -349,6 +355,8 @@ def main() -> None:
     if options.serve_peer:
         serve_peer(options.serve_peer, options.dtype)
         return
+    if options.no_share_prefix:
+        os.environ["REWARD_SERVICE_SHARE_PREFIX"] = "false"
     folder = options.model or embedded_models().reward_model
     parts: dict[str, Callable[[], None]] = {
         "throughput": lambda: throughput(folder, options.dtype, options.items, options.rounds),

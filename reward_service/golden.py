@@ -1,5 +1,6 @@
 """Golden pairs, read and compared: a wrong pad token, template, head or type moves the numbers that are known."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def read_golden(folder: Path) -> list[GoldenPair]:
     return pairs
 
 
+def largest_move(known: Sequence[float], scores: Sequence[float]) -> float:
+    """Return how far the scores are from the known ones at most, relative to 1 + |known|; NaN is far."""
+    moves = (abs(score - one) / (1 + abs(one)) for one, score in zip(known, scores, strict=True))
+    return max((move if move == move else math.inf for move in moves), default=0.0)
+
+
 def wrong_pairs(pairs: Sequence[GoldenPair], scores: Sequence[tuple[float, float]], dtype: str) -> list[str]:
     """Return what is wrong with the scores of golden pairs, in words; nothing where all are as they should be.
 
@@ -47,7 +54,7 @@ def wrong_pairs(pairs: Sequence[GoldenPair], scores: Sequence[tuple[float, float
     for number, (pair, (chosen, rejected)) in enumerate(zip(pairs, scores, strict=True), start=1):
         tolerance = max(TOLERANCE[dtype], TOLERANCE[pair.dtype or dtype])
         for known, score in ((pair.chosen_score, chosen), (pair.rejected_score, rejected)):
-            if known is not None and not abs(score - known) <= tolerance * (1 + abs(known)):
+            if known is not None and largest_move([known], [score]) > tolerance:
                 problems.append(f"golden pair {number} scores {score:.4g} where {known:.4g} is known")
         if not chosen > rejected:
             problems.append(f"golden pair {number} is in the wrong order: {chosen:.4g} against {rejected:.4g}")

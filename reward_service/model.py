@@ -1,4 +1,4 @@
-"""The model itself: a Hugging Face sequence classifier, of one label where it scores. The only file here with torch."""
+"""The model itself: a Hugging Face sequence classifier, of one label where it scores. Uses torch, as prefix.py does."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.modeling_layers import GenericForSequenceClassification
 
 from reward_service.errors import EncodingRefused, ModelRefused
-from reward_service.golden import read_golden
-from reward_service.scorer import Encoded
+from reward_service.golden import TOLERANCE, largest_move, read_golden
+from reward_service.prefix import WORTH_TOKENS, SharedPrefix
+from reward_service.scorer import FORWARD_ERRORS, Encoded
 from reward_service.self_test import self_test
 from reward_service.settings import RewardSettings
 from wire.base import Message, Prompt
@@ -110,6 +111,9 @@ class RewardModel:
         self._tokenizer.truncation_side = "left"
         self._pad_id = self._pad_token_id()
         self._is_causal = _is_causal(model)
+        self._prefix: SharedPrefix | None = None
+        if self._is_causal and checked.settings.share_prefix and self._can_share():
+            self._prefix = SharedPrefix(model, self._pad_id)
         self._golden = read_golden(Path(checked.place))
 
     def encode(self, prompt: Prompt, completion: str) -> Encoded:
@@ -161,20 +165,28 @@ class RewardModel:
 
     def score(self, rows: Sequence[list[int]]) -> Sequence[float | list[float]]:
         """Return the model's number for each row, computed in one batch padded on the right; of several labels, all."""
-        longest = self._width(max(len(row) for row in rows))
-        ids = torch.tensor([row + [self._pad_id] * (longest - len(row)) for row in rows], device=self._model.device)
+        numbers = self._logits(rows, self._prefix)
+        return numbers if len(self._checked.labels) > 1 else [row[0] for row in numbers]
+
+    def _logits(self, rows: Sequence[list[int]], prefix: SharedPrefix | None) -> list[list[float]]:
+        shared = prefix.of(rows) if prefix else []
+        ends = [row[len(shared) :] for row in rows]
+        width = self._width(max(map(len, ends)), self._checked.max_length - len(shared))
+        ids = torch.tensor([end + [self._pad_id] * (width - len(end)) for end in ends], device=self._model.device)
         given: dict[str, Any] = {"input_ids": ids, **self._no_cache()}
         if not self._is_causal:
-            mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+            mask = [[1] * len(end) + [0] * (width - len(end)) for end in ends]
             given["attention_mask"] = torch.tensor(mask, device=self._model.device)
         with torch.inference_mode():
+            if prefix and shared:
+                given |= {"past_key_values": prefix.cache(shared, len(rows)), "use_cache": True}
             logits = self._model(**given).logits
         numbers: list[list[float]] = logits.float().tolist()
-        return numbers if len(self._checked.labels) > 1 else [row[0] for row in numbers]
+        return numbers
 
     def self_test(self) -> list[str]:
         """Return what is wrong with the model's answers; nothing where all is well."""
-        return self_test(self, self._golden, str(self._model.dtype).removeprefix("torch."))
+        return self_test(self, self._golden, self._dtype)
 
     @property
     def pad_token(self) -> tuple[int, str]:
@@ -192,11 +204,29 @@ class RewardModel:
         """Whether it has a chat template."""
         return bool(self._checked.template)
 
-    def _width(self, longest: int) -> int:
+    @property
+    def _dtype(self) -> str:
+        return str(self._model.dtype).removeprefix("torch.")
+
+    def _can_share(self) -> bool:
+        """Return whether two answers to one question score the same where the question is computed once."""
+        question, answers = "Is this so? " * (WORTH_TOKENS // 3), ("Yes.", "No, it is not.")
+        try:
+            if self.reads_conversations:
+                rows = [self.encode(question, answer).ids for answer in answers]
+            else:
+                rows = [self.encode_text(question + answer, True).ids for answer in answers]
+            alone, shared = (self._logits(rows, one) for one in (None, SharedPrefix(self._model, self._pad_id)))
+        except (EncodingRefused, *FORWARD_ERRORS):
+            return False
+        moves = (largest_move(*both) for both in zip(alone, shared, strict=True))
+        return max(moves) <= TOLERANCE[self._dtype]
+
+    def _width(self, longest: int, limit: int) -> int:
         """Return the width of a batch: in bfloat16, a CPU keeps a kernel per shape, so few shapes are wanted."""
         if self._model.device.type != "cpu" or self._model.dtype != torch.bfloat16:
             return longest
-        return max(longest, min(-(-longest // WIDTH_STEP) * WIDTH_STEP, self._checked.max_length))
+        return max(longest, min(-(-longest // WIDTH_STEP) * WIDTH_STEP, limit))
 
     def _example(self) -> Encoded:
         return self.encode("Hello", "Hi") if self.reads_conversations else self.encode_text("Hi", True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from reward_service.errors import EncodingRefused
-from reward_service.golden import TOLERANCE, wrong_pairs
+from reward_service.golden import TOLERANCE, largest_move, wrong_pairs
 from reward_service.scorer import FORWARD_ERRORS, Encoded
 from wire.base import Prompt
 from wire.golden import GoldenPair
@@ -70,8 +70,7 @@ def _numbers(model: Tested, rows: Sequence[Encoded], dtype: str) -> list[str]:
     together = _flat(model.score([row.ids for row in rows]))
     if not all(map(math.isfinite, alone + together)):
         return ["self-test: the reward model's scores are NaN or infinite; try --dtype float32 or other weights"]
-    moved = max(abs(a - b) / (1 + abs(a)) for a, b in zip(alone, together, strict=True))
-    if moved > TOLERANCE[dtype]:
+    if (moved := largest_move(alone, together)) > TOLERANCE[dtype]:
         return [f"self-test: scores move by {moved:.2g} with their batch mates; padding is not ignored"]
     return []
 

@@ -37,6 +37,9 @@ class RewardSettings(ServiceSettings):
         ge=1,
         description="tokens in one forward pass, padding among them; by default 1024, on a GPU 32768",
     )
+    share_prefix: bool = Field(
+        default=True, description="whether the beginning that all rows of a batch share is computed once, in a decoder"
+    )
     waiting_items: int = Field(default=16384, ge=1, description="items accepted and not yet answered; more get a 429")
     num_threads: int | None = Field(default=None, ge=1, description="CPU threads of the model; torch's own by default")
 
