@@ -7,18 +7,23 @@ Suffixes of tensor names, everywhere:
     P   prompt tokens, padded on the left
     T   completion tokens, padded on the right
     N   sequences, B * K flattened (and, behind them, B baselines where the loss may train on them)
+    J   judges of the mixture, in its order
 
 Log-probabilities are sums over a completion's tokens, in nats. Scores are the reward model's raw numbers.
 Each stage checks its shapes on construction.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-__all__ = ["Plan", "Rollout", "ScoredRollout", "Sequences"]
+__all__ = ["Plan", "Rollout", "ScoredRollout", "Sequences", "Total"]
+
+Total = Callable[[Tensor], Tensor]
+"""Sums a tensor over all processes; the identity where there is one."""
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
@@ -108,11 +113,18 @@ class ScoredRollout(_Rows):
     no loss, no mean and no denominator. `satisfied_BK` is meaningful only where `known_BK` is true, and false
     elsewhere. Baseline tensors are per prompt; `baseline_known_B` is false where its score is missing;
     `baseline_satisfied_B` is true only where its verdict is known to be satisfied.
+
+    `judges` names the J judges. `judge_known_BKJ` is false where a judge does not apply to a sample or gave no answer,
+    and where the sample itself is not known; `judge_satisfied_BKJ` is meaningful only where it is true, and false
+    elsewhere.
     """
 
     scores_BK: Tensor
     satisfied_BK: Tensor
     known_BK: Tensor
+    judges: tuple[str, ...]
+    judge_satisfied_BKJ: Tensor
+    judge_known_BKJ: Tensor
     logprobs_BK: Tensor
     ref_logprobs_BK: Tensor
     lengths_BK: Tensor
@@ -123,13 +135,17 @@ class ScoredRollout(_Rows):
     baseline_logratios_B: Tensor
 
     def __post_init__(self) -> None:
-        shape = tuple(self.scores_BK.shape)
+        shape = (*self.scores_BK.shape, len(self.judges))
         for f in fields(self):
-            wanted = shape if f.name.endswith("_BK") else shape[:1]
-            dtype = torch.bool if "satisfied" in f.name or "known" in f.name else None
-            _check(f.name, getattr(self, f.name), wanted, dtype)
+            if f.name != "judges":
+                dtype = torch.bool if "satisfied" in f.name or "known" in f.name else None
+                _check(f.name, getattr(self, f.name), shape[: len(f.name.rpartition("_")[2])], dtype)
         if bool((self.satisfied_BK & ~self.known_BK).any()):
             raise ValueError("a sample is satisfied but not known")
+        if bool((self.judge_satisfied_BKJ & ~self.judge_known_BKJ).any()):
+            raise ValueError("a judge is satisfied but not known")
+        if bool((self.judge_known_BKJ & ~self.known_BK[:, :, None]).any()):
+            raise ValueError("a judge is known of a sample that is not known")
 
     @property
     def logratios_BK(self) -> Tensor:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from trainer.dataset import PromptDataset, Row, as_prompts, check_tokenizer, col
 from trainer.errors import DatasetError, JudgeOutage
 from trainer.experience import Experience, scored_rollout
 from trainer.logprobs import logprobs_in_batches
-from trainer.loss import LossSettings, load_loss
+from trainer.loss import LossSettings, adapt, load_loss
 from trainer.metrics import Clock, JsonlMetrics, Means
 from trainer.mixture import MixtureOfConstraintJudges, Sample, as_mixture
+from trainer.multipliers import SaveMultipliers, load_multipliers, multiplier_metrics
 from trainer.policy import load_policy, load_reference, longest_sequence, without_dropout
 from trainer.reward import RewardModel, as_reward_model
 from trainer.rollout import Completion, pad_sequences
@@ -84,10 +86,7 @@ class CGPOTrainer(Trainer):
             without_dropout(self.ref_model)
         self.max_length = args.max_length or longest_sequence(policy)
         self.rlhf_loss = load_loss(args.rlhf_optimizer)
-        self.loss_settings = LossSettings(
-            args.kl_threshold, args.clamp_kl_factor, args.advantage_baseline, args.beta, args.lamb
-        )
-
+        self.loss_settings = LossSettings.of(args)
         super().__init__(
             model=policy,
             args=args,
@@ -113,6 +112,7 @@ class CGPOTrainer(Trainer):
         )
         self.baselines = Baselines(self.scoring)
         self.add_callback(SaveBaselines(self.baselines))
+        self.add_callback(SaveMultipliers(lambda: {"default": self.loss_settings.multipliers}))
         self._experience: Experience | None = None
         self._is_updated = False
         self._micro_batches: list[dict[str, Any]] = []
@@ -132,11 +132,12 @@ class CGPOTrainer(Trainer):
         if self.train_dataset is None:
             raise DatasetError("train_dataset is missing; pass rows with `messages` to CGPOTrainer")
         if resume_from_checkpoint:
-            checkpoint = resume_from_checkpoint
-            checkpoint = get_last_checkpoint(self.args.output_dir) if checkpoint is True else checkpoint
-            kept = SaveBaselines.path(checkpoint or "", self.args.process_index)
+            last = resume_from_checkpoint is True
+            checkpoint = (get_last_checkpoint(self.args.output_dir) if last else resume_from_checkpoint) or ""
+            kept = SaveBaselines.path(checkpoint, self.args.process_index)
             if kept.is_file():
                 self.baselines.load(kept)
+            self.loss_settings = replace(self.loss_settings, multipliers=load_multipliers(checkpoint, "default"))
         self.prepare(self.train_dataset)
         try:
             return super().train(resume_from_checkpoint, **named)
@@ -150,10 +151,9 @@ class CGPOTrainer(Trainer):
         if step == 0 or (Path(self.args.output_dir) / f"checkpoint-{step}").exists():
             return
         if self._rng_states is not None:
-            cpu, gpus = self._rng_states
-            torch.set_rng_state(cpu)
-            if gpus:
-                torch.cuda.set_rng_state_all(gpus)
+            torch.set_rng_state(self._rng_states[0])
+            if self._rng_states[1]:
+                torch.cuda.set_rng_state_all(self._rng_states[1])
         self._save_checkpoint(self.model_wrapped, trial=None)  # Trainer has no public way to save more than weights
         self.callback_handler.on_save(self.args, self.state, self.control)
 
@@ -206,6 +206,8 @@ class CGPOTrainer(Trainer):
             self._is_updated = self._is_trained_on(self._experience)
             self._means["train"].add("update/applied_rate", [self._is_updated])
             self._record(self._experience, "train")
+            if self._is_updated:  # the next step's: this one is planned already
+                self.loss_settings = adapt(self.rlhf_loss, self._experience.scored, self.loss_settings, self._total)
         start = sum(len(batch["rows"]) for batch in self._micro_batches[:number])
         *others, last = self._parts(model, start, start + len(inputs["rows"]))
         with self.accelerator.no_sync(model):
@@ -255,7 +257,7 @@ class CGPOTrainer(Trainer):
         grouped = [judged[start : start + k] for start in range(0, len(judged), k)]
         scored = scored_rollout(
             rollout, grouped, judged_baselines, [c.has_eos for c in baselines], logprobs_N, ref_logprobs_N,
-            self.args.missing_eos_penalty,
+            self.args.missing_eos_penalty, self.scoring.mixture.labels,
         )  # fmt: skip
         plan = self.rlhf_loss.plan(scored, self.loss_settings, self._total)
         return Experience(rows, rollout, grouped, scored, plan, clock.seconds)
@@ -285,10 +287,9 @@ class CGPOTrainer(Trainer):
     def _as_rollout(
         self, rows: Sequence[Row], groups: Sequence[Sequence[Completion]], baselines: Sequence[Completion]
     ) -> Rollout:
-        with_baselines = self.rlhf_loss.TRAINS_ON_BASELINES
         prompts = [row.prompt_ids for row, group in zip(rows, groups, strict=True) for _ in group]
         completions = [completion.token_ids for group in groups for completion in group]
-        if with_baselines:
+        if self.rlhf_loss.TRAINS_ON_BASELINES:
             prompts += [row.prompt_ids for row in rows]
             room = [self.max_length - len(row.prompt_ids) for row in rows]
             completions += [c.token_ids[:most] for c, most in zip(baselines, room, strict=True)]
@@ -297,7 +298,7 @@ class CGPOTrainer(Trainer):
             pad_sequences(prompts, completions, self.processing_class.pad_token_id, device),
             [[completion.text for completion in group] for group in groups],
             torch.tensor([[completion.has_eos for completion in group] for group in groups], device=device),
-            baselines=with_baselines,
+            baselines=self.rlhf_loss.TRAINS_ON_BASELINES,
         )
 
     def _both_logprobs(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -317,9 +318,9 @@ class CGPOTrainer(Trainer):
         """Yield the reference model: the frozen copy, or the policy with its adapter switched off."""
         if self.ref_model is not None:
             yield self.ref_model
-        else:
-            with self.accelerator.unwrap_model(self.model_wrapped).disable_adapter():
-                yield self.model_wrapped
+            return
+        with self.accelerator.unwrap_model(self.model_wrapped).disable_adapter():
+            yield self.model_wrapped
 
     def _total(self, tensor: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes."""
@@ -370,7 +371,7 @@ class CGPOTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and with the training loss, or at the end, the means of all steps since the last log."""
         if "loss" in logs or "train_loss" in logs:
-            logs = {**logs, **self._gather("train")}
+            logs = {**logs, **self._gather("train"), **multiplier_metrics(self.loss_settings.multipliers)}
         super().log(logs, start_time)
 
     def _record(self, experience: Experience, kind: str) -> None:
@@ -379,14 +380,13 @@ class CGPOTrainer(Trainer):
         if self.args.log_completions:
             step = self.state.global_step + (kind == "train")
             folder = Path(self.args.output_dir) / "completions"
-            number = len(list(folder.glob(f"{kind}-{step:06d}-{self.args.process_index}*"))) if kind != "train" else 0
-            name = f"{kind}-{step:06d}-{self.args.process_index}" + (f"-{number}" if kind != "train" else "")
+            name = f"{kind}-{step:06d}-{self.args.process_index}"
+            name += "" if kind == "train" else f"-{len(list(folder.glob(name + '*')))}"
             write_completions(folder / f"{name}.parquet", experience.table(step))
 
     def _gather(self, kind: str) -> dict[str, float]:
         """Return the means over all processes, of an evaluation's counts the sums, and begin anew."""
-        means, self._means[kind] = self._means[kind], Means()
-        totals = means.totals()
+        totals, self._means[kind] = self._means[kind].totals(), Means()
         if not totals:
             return {}
         # float64 only on a device that has it: Apple's has not

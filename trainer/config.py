@@ -6,7 +6,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from trainer.errors import ConfigError
-from trainer.loss import LOSSES
+from trainer.loss import LOSSES, load_loss
 
 __all__ = ["CGPOConfig"]
 
@@ -25,7 +25,9 @@ class CGPOConfig(TrainingArguments):
     """
 
     rlhf_optimizer: str = _option(
-        "crpg", "Which constrained update: crpg, codpo or crraft (section 4.2). Default: crpg, the paper's best."
+        "crpg",
+        "Which update: crpg, codpo or crraft (section 4.2), or a neighbour of theirs: constrained_grpo, gdpo, rvpo, "
+        "reward_only, linear_mix, raft, online_dpo. Default: crpg, the paper's best.",
     )
     k: int = _option(4, "Completions per prompt. Default: 4, the least of the paper's range (section 5).")
     kl_threshold: float = _option(
@@ -37,8 +39,26 @@ class CGPOConfig(TrainingArguments):
     advantage_baseline: str = _option(
         "batch", "Mean that eq 12 subtracts: batch (the paper), prompt (per prompt) or leave_one_out (per prompt)."
     )
-    beta: float = _option(0.1, "Strength of the preference term of codpo (eq 14). Default: DPO's.")
+    beta: float = _option(0.1, "Strength of the preference term of codpo (eq 14) and online_dpo. Default: DPO's.")
     lamb: float = _option(1.0, "Weight of the log-likelihood term of codpo (eq 14). Default: 1.")
+    verdict_weight: float = _option(
+        1.0,
+        "Weight of the verdicts in linear_mix (of their share) and gdpo (of each), where the reward has 1. Default: 1.",
+    )
+    softmin_sharpness: float = _option(
+        1.0,
+        "k of rvpo's soft minimum, per standard deviation: towards 0 the mean, the larger the more an AND. Default: 1.",
+    )
+    violation_target: float = _option(
+        0.05, "constrained_grpo: a judge violated more often than this has its multiplier raised. Default: 5 %."
+    )
+    multiplier_start: float = _option(1.0, "constrained_grpo: each judge's multiplier at the first step. Default: 1.")
+    multiplier_rate: float = _option(
+        0.1, "constrained_grpo: how far a multiplier moves in a step, per unit of violation rate. Default: 0.1."
+    )
+    multiplier_max: float = _option(
+        10.0, "constrained_grpo: largest multiplier, for a constraint that cannot be met. Default: 10."
+    )
     temperature: float = _option(1.0, "Sampling temperature of the rollouts. Log-probabilities are always at 1.")
     max_new_tokens: int = _option(256, "Most tokens of one completion.")
     max_length: int | None = _option(
@@ -92,8 +112,11 @@ class CGPOConfig(TrainingArguments):
         super().__post_init__()
         if self.rlhf_optimizer not in LOSSES and ":" not in self.rlhf_optimizer:
             raise ConfigError(f"no rlhf_optimizer named {self.rlhf_optimizer!r}; there are: {', '.join(LOSSES)}")
-        if self.rlhf_optimizer == "codpo" and self.k < 2:
-            raise ConfigError(f"k={self.k}: codpo compares two completions of a prompt; set k to 2 or more")
+        if self.rlhf_optimizer in LOSSES and 1 <= self.k < load_loss(self.rlhf_optimizer).MIN_K:
+            raise ConfigError(
+                f"k={self.k}: {self.rlhf_optimizer} compares the completions of a prompt; set k to "
+                f"{load_loss(self.rlhf_optimizer).MIN_K} or more"
+            )
         if self.rollout not in ("local", "vllm"):
             raise ConfigError(f"rollout={self.rollout!r}: must be local or vllm")
         if (self.rollout == "vllm") != bool(self.rollout_url):
@@ -107,14 +130,16 @@ class CGPOConfig(TrainingArguments):
         for name in (*counts, "logprob_tokens", "update_tokens", "reward_chunk_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("kl_threshold", "temperature", "judge_deadline", "beta", "rollout_deadline"):
+        positive = ("kl_threshold", "temperature", "judge_deadline", "beta", "rollout_deadline")
+        for name in (*positive, "softmin_sharpness", "multiplier_max"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be greater than 0")
-        for name in ("judge_outage_timeout", "lamb"):
+        for name in ("judge_outage_timeout", "lamb", "verdict_weight", "multiplier_start", "multiplier_rate"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be 0 or greater")
-        if not 0 <= self.max_unknown_fraction <= 1:
-            raise ConfigError(f"max_unknown_fraction={self.max_unknown_fraction}: must lie between 0 and 1")
+        for name in ("max_unknown_fraction", "violation_target"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
         if self.fp16:
             raise ConfigError(
                 "fp16=True: its loss scaler fails at a step without update, which a constrained update may be; set "

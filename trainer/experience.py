@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.batch import Plan, Rollout, ScoredRollout
+from trainer.constraints import combine
 from trainer.dataset import Row
 from trainer.metrics import Means
 from trainer.rollout import clean_text
@@ -26,6 +27,7 @@ def scored_rollout(
     logprobs_N: Tensor,
     ref_logprobs_N: Tensor,
     missing_eos_penalty: float | None,
+    labels: Sequence[str],
 ) -> ScoredRollout:
     """Return everything that is known of a rollout, as tensors.
 
@@ -37,9 +39,10 @@ def scored_rollout(
         logprobs_N: log pi_w of the rollout's sequences, nats.
         ref_logprobs_N: log pi_ref of the same, nats.
         missing_eos_penalty: subtracted from the score of what has no end-of-sequence.
+        labels: of all judges of the mixture.
     """
     device = logprobs_N.device
-    num_prompts, k = rollout.has_eos_BK.shape
+    num_prompts, k = shape = rollout.has_eos_BK.shape
     split = num_prompts * k
     penalty = missing_eos_penalty or 0.0
     known = [[one.is_known for one in row] for row in judged]
@@ -53,6 +56,9 @@ def scored_rollout(
         scores_BK=scores - penalty * (~rollout.has_eos_BK).to(scores.dtype),
         satisfied_BK=torch.tensor(satisfied, device=device),
         known_BK=torch.tensor(known, device=device),
+        judges=tuple(labels),
+        judge_satisfied_BKJ=_verdicts(judged, labels, ("satisfied",), (*shape, len(labels)), device),
+        judge_known_BKJ=_verdicts(judged, labels, ("satisfied", "violated"), (*shape, len(labels)), device),
         logprobs_BK=logprobs_N[:split].view(num_prompts, k),
         ref_logprobs_BK=ref_logprobs_N[:split].view(num_prompts, k),
         lengths_BK=rollout.lengths_BK,
@@ -64,6 +70,26 @@ def scored_rollout(
         baseline_logprobs_B=logprobs_N[split:] if rollout.baselines else torch.zeros(num_prompts, device=device),
         baseline_logratios_B=ratios_N[split:] if rollout.baselines else torch.zeros(num_prompts, device=device),
     )
+
+
+def _verdicts(
+    judged: Sequence[Sequence[Judged]],
+    labels: Sequence[str],
+    outcomes: Sequence[str],
+    shape: tuple[int, ...],
+    device: torch.device,
+) -> Tensor:
+    """Return, shape BKJ, whether the sample is known and its judge's outcome is one of these.
+
+    A row may ask one judge several questions, which then are one constraint: their Kleene AND.
+    """
+    found = []
+    for one in (one for row in judged for one in row):
+        by_label: dict[str, list[str]] = {}
+        for label, verdict in one.judgement.verdicts if one.is_known else ():
+            by_label.setdefault(label, []).append(verdict.outcome)
+        found.append([label in by_label and combine(by_label[label]) in outcomes for label in labels])
+    return torch.tensor(found, dtype=torch.bool, device=device).view(shape)
 
 
 @dataclass(frozen=True)

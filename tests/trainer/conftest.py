@@ -203,19 +203,24 @@ def build_row() -> Callable[..., Row]:
 
 @pytest.fixture
 def build_scored() -> Callable[..., ScoredRollout]:
-    """A scored rollout of given tensors; the others are plain: everything known and satisfied, ratios 0."""
+    """A scored rollout of given tensors; the others are plain: all known and satisfied, one judge, ratios 0."""
 
     def build(scores: list[list[float]], dtype: torch.dtype = torch.float32, **given: Any) -> ScoredRollout:
         scores_BK = torch.tensor(scores, dtype=dtype)
         num_prompts, k = scores_BK.shape
         known = torch.tensor(given.pop("known", [[True] * k] * num_prompts))
         satisfied = torch.tensor(given.pop("satisfied", [[True] * k] * num_prompts)) & known
+        judge_known = known[:, :, None] & torch.tensor(given.pop("judge_known", [[[True]] * k] * num_prompts))
+        judge_satisfied = torch.tensor(given.pop("judge_satisfied", satisfied[:, :, None].tolist()))
         logratios = torch.tensor(given.pop("logratios", [[0.0] * k] * num_prompts), dtype=dtype)
         ref_logprobs = torch.full_like(scores_BK, -10.0)
         tensors = {
             "scores_BK": scores_BK,
             "satisfied_BK": satisfied,
             "known_BK": known,
+            "judges": tuple("abc"[: judge_known.shape[2]]),
+            "judge_satisfied_BKJ": judge_satisfied & judge_known,
+            "judge_known_BKJ": judge_known,
             "logprobs_BK": ref_logprobs + logratios,
             "ref_logprobs_BK": ref_logprobs,
             "lengths_BK": torch.full((num_prompts, k), 4),

@@ -42,7 +42,7 @@ def test_a_reference_beside_an_adapter_is_refused(build_trainer, build_policy):
 
 
 def test_codpo_with_one_completion_is_refused(build_trainer):
-    with pytest.raises(ConfigError, match="k=1: codpo compares two completions of a prompt; set k to 2 or more"):
+    with pytest.raises(ConfigError, match="k=1: codpo compares the completions of a prompt; set k to 2 or more"):
         build_trainer({"rlhf_optimizer": "codpo", "k": 1})
 
 

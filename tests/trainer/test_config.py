@@ -15,8 +15,11 @@ OWN = [f for f in dataclasses.fields(CGPOConfig) if f.name in CGPOConfig.__annot
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ({"rlhf_optimizer": "ppo"}, "no rlhf_optimizer named 'ppo'; there are: crpg, codpo, crraft"),
-        ({"rlhf_optimizer": "codpo", "k": 1}, "k=1: codpo compares two completions of a prompt; set k to 2 or more"),
+        ({"rlhf_optimizer": "ppo"}, "no rlhf_optimizer named 'ppo'; there are: codpo, constrained_grpo, crpg, crraft"),
+        ({"rlhf_optimizer": "codpo", "k": 1}, "k=1: codpo compares the completions of a prompt; set k to 2 or more"),
+        ({"rlhf_optimizer": "gdpo", "k": 1}, "k=1: gdpo compares the completions of a prompt; set k to 2 or more"),
+        ({"violation_target": 1.5}, "violation_target=1.5: must lie between 0 and 1"),
+        ({"softmin_sharpness": 0.0}, "softmin_sharpness=0.0: must be greater than 0"),
         ({"advantage_baseline": "mean"}, "advantage_baseline='mean': must be batch, prompt or leave_one_out"),
         ({"k": 0}, "k=0: must be at least 1"),
         ({"max_new_tokens": 0}, "max_new_tokens=0: must be at least 1"),

@@ -104,8 +104,11 @@ def test_logratio_score_verdict_and_reward_of_a_row_do_not_change_beside_longer_
 
 # -- Nothing to learn ---------------------------------------------------------------------------------------------
 
+# To the others a score, or a difference between judges, is worth something without the constraints.
+CONSTRAINED = ("crpg", "codpo", "crraft")
 
-@pytest.mark.parametrize("name", LOSSES)
+
+@pytest.mark.parametrize("name", CONSTRAINED)
 def test_nothing_satisfied_leaves_every_parameter_bit_for_bit(build_trainer, name, conversation):
     # The baselines are judged too; crraft would train on a satisfied one.
     trainer = build_trainer({"rlhf_optimizer": name, "weight_decay": 0.1}, mixture_of_judges=[Never()])
@@ -125,7 +128,7 @@ class EvenUntilItIsOver:
         return [not self.is_over and len(completion) % 2 == 0 for completion in completions]
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", CONSTRAINED)
 def test_nothing_satisfied_changes_nothing_where_adam_has_momentum_and_weights_decay(build_trainer, name, conversation):
     judge, seen = EvenUntilItIsOver(), []
 

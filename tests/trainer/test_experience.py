@@ -38,7 +38,7 @@ BASELINES = [said("satisfied", 1.5), said("unknown", None)]
 
 def scored(rollout, penalty=None, baselines=BASELINES, baseline_has_eos=(True, False)):
     logprobs, ref_logprobs = torch.tensor([-4.0, -3, -2, -1]), torch.tensor([-5.0, -3, -1, -1])
-    return scored_rollout(rollout, JUDGED, baselines, baseline_has_eos, logprobs, ref_logprobs, penalty)
+    return scored_rollout(rollout, JUDGED, baselines, baseline_has_eos, logprobs, ref_logprobs, penalty, ["a"])
 
 
 def test_what_lacks_a_verdict_or_a_score_is_unknown(rollout):
@@ -49,6 +49,28 @@ def test_what_lacks_a_verdict_or_a_score_is_unknown(rollout):
     assert result.baseline_satisfied_B.tolist() == [True, False]
     assert result.logratios_BK.tolist() == [[1, 0], [-1, 0]]
     assert result.lengths_BK.tolist() == [[2, 2], [3, 1]]
+
+
+def test_a_judge_is_known_where_it_applied_and_answered_and_the_sample_is_known():
+    verdicts = [
+        [("a", "satisfied"), ("b", "violated")],
+        [("b", "violated"), ("a", "unknown")],  # violated, whatever a says
+        [("a", "satisfied"), ("b", "unknown")],  # unknown: what a says counts no more than the sample does
+        [("a", "satisfied"), ("a", "violated")],  # asked twice by its row: one constraint
+        [],
+    ]
+    judged = [
+        Judged(Judgement(tuple((label, Verdict(judge=label, outcome=outcome)) for label, outcome in one)), 1.0)
+        for one in verdicts
+    ]
+    rollout = Rollout(pad_sequences([[3]] * 5, [[6, 1]] * 5, 0, CPU), [["a"] * 5], torch.ones(1, 5).bool())
+    ratios = torch.zeros(5)
+    result = scored_rollout(rollout, [judged], None, (), ratios, ratios, None, ["a", "b", "c"])
+    assert result.judges == ("a", "b", "c")
+    known = [[True, True, False], [False, True, False], [False] * 3, [True, False, False], [False] * 3]
+    assert result.judge_known_BKJ.tolist() == [known]
+    satisfied = [[True, False, False], [False] * 3, [False] * 3, [False] * 3, [False] * 3]
+    assert result.judge_satisfied_BKJ.tolist() == [satisfied]
 
 
 def test_the_penalty_is_taken_from_completions_and_baselines_without_end_alike(rollout):
@@ -113,7 +135,7 @@ def test_a_record_holds_verdict_score_and_logratio(rollout, build_row):
 def test_a_prompt_without_baseline_score_earns_nothing_and_no_zero(rollout, build_row):
     judged = [JUDGED[0], JUDGED[0]]
     ratios = torch.zeros(4)
-    result = scored_rollout(rollout, judged, BASELINES, (True, True), ratios, ratios, None)
+    result = scored_rollout(rollout, judged, BASELINES, (True, True), ratios, ratios, None, ["a"])
     plan = crpg.plan(result, LossSettings())
     made = Experience([build_row("ab"), build_row("cd")], rollout, judged, result, plan, {})
     assert [record["reward"] is None for record in made.table(step=1)] == [False, False, True, True]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.loss import LOSSES
-
+# The other losses ask the judges for less, or not at all.
+NAMES = ("crpg", "codpo", "crraft", "constrained_grpo")
 SOURCE = Path(__file__).parents[2] / "benchmarks" / "learns.py"
 
 
@@ -18,7 +18,7 @@ def learns():
     return module
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_satisfied_rate_rises_from_below_three_tenths_to_above_eight_tenths(learns, name, tmp_path):
     first, _, above = learns.summary(learns.satisfied_rates(name, seed=0, folder=tmp_path, num_steps=100))
     assert first < 0.3

@@ -1,4 +1,4 @@
-"""The three losses: the numbers of the method worked out by hand, their gradients, and that unknown is inert."""
+"""CRPG, CODPO and CRRAFT worked out by hand; and what holds for every file in `losses/`: unknown samples are inert."""
 
 import math
 
@@ -172,7 +172,7 @@ def test_crraft_divides_by_the_kept_prompts(build_scored):
     assert gradient("crraft", scored) == ([[-0.25, 0], [0, 0], [0, 0]], [0, 0, -0.25])
 
 
-# -- All three ----------------------------------------------------------------------------------------------------
+# -- Every loss ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -276,11 +276,22 @@ def test_a_loss_of_ones_own_is_named_by_module():
 
 
 def test_a_loss_that_does_not_exist_is_named():
-    with pytest.raises(ValueError, match="no loss named 'ppo'; there are: crpg, codpo, crraft"):
+    with pytest.raises(ValueError, match="no loss named 'ppo'; there are: codpo, constrained_grpo, crpg, crraft"):
         load_loss("ppo")
 
 
-def test_a_satisfied_sample_that_is_not_known_is_refused(build_scored):
-    good = build_scored([[1.0]])
-    with pytest.raises(ValueError, match="satisfied but not known"):
-        ScoredRollout(**{**vars(good), "known_BK": torch.tensor([[False]])})
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"known_BK": torch.tensor([[False]])}, "a sample is satisfied but not known"),
+        ({"judge_known_BKJ": torch.tensor([[[False]]])}, "a judge is satisfied but not known"),
+        (
+            {"known_BK": torch.tensor([[False]]), "satisfied_BK": torch.tensor([[False]])},
+            "a judge is known of a sample that is not known",
+        ),
+        ({"judges": ("a", "b")}, r"judge_satisfied_BKJ has shape \(1, 1, 1\), wanted \(1, 1, 2\)"),
+    ],
+)
+def test_verdicts_that_contradict_one_another_are_refused(changed, why, build_scored):
+    with pytest.raises(ValueError, match=why):
+        ScoredRollout(**{**vars(build_scored([[1.0]])), **changed})

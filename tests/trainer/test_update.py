@@ -37,10 +37,12 @@ class PlainWay(TrainerCallback):
         self.model = copy.deepcopy(self.trainer.model)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE)
 
+    def on_step_begin(self, args, state, control, **_):
+        self.settings = self.trainer.loss_settings
+
     def on_step_end(self, args, state, control, **_):
-        loss, settings = load_loss(args.rlhf_optimizer), self.trainer.loss_settings
-        experience = self.trainer._experience
-        reference_step.plain_step(self.model, self.trainer.ref_model, self.optimizer, loss, settings, experience)
+        loss, experience = load_loss(args.rlhf_optimizer), self.trainer._experience
+        reference_step.plain_step(self.model, self.trainer.ref_model, self.optimizer, loss, self.settings, experience)
 
 
 def build(build_trainer, **config):

@@ -10,6 +10,7 @@ from trainer.loss import LossSettings, Total
 
 NEEDS_BASELINES = False
 TRAINS_ON_BASELINES = False
+MIN_K = 2
 
 
 def choose(scores_BK: Tensor, satisfied_BK: Tensor, known_BK: Tensor) -> tuple[Tensor, Tensor]:

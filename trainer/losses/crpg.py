@@ -5,10 +5,11 @@ from torch import Tensor
 
 from trainer.batch import Plan, ScoredRollout
 from trainer.calibration import calibrate, constrain, regularize
-from trainer.loss import LossSettings, Total
+from trainer.loss import LossSettings, Total, plan_of_weights, weighted_likelihood
 
 NEEDS_BASELINES = True
 TRAINS_ON_BASELINES = False
+MIN_K = 1
 
 
 def advantages(rewards_BK: Tensor, known_BK: Tensor, settings: LossSettings, total: Total = lambda x: x) -> Tensor:
@@ -44,15 +45,8 @@ def plan(scored: ScoredRollout, settings: LossSettings, total: Total = lambda x:
     constrained_BK = constrain(calibrated_BK, scored.satisfied_BK & known_BK)
     rewards_BK = regularize(constrained_BK, scored.logratios_BK, settings.kl_threshold, settings.clamp_kl_factor)
     rewards_BK = torch.where(known_BK, rewards_BK, torch.zeros_like(rewards_BK))
-    none_B = torch.full_like(scored.baseline_scores_B, -1, dtype=torch.long)
-    return Plan(
-        weights_BK=advantages(rewards_BK, known_BK, settings, total),
-        baseline_weights_B=torch.zeros_like(scored.baseline_scores_B),
-        chosen_B=none_B,
-        rejected_B=none_B,
-        rewards_BK=rewards_BK.masked_fill(~known_BK, torch.nan),
-        count=total(known_BK.sum().to(rewards_BK.dtype)),
-    )
+    weights_BK = advantages(rewards_BK, known_BK, settings, total)
+    return plan_of_weights(weights_BK, rewards_BK, known_BK, total(known_BK.sum().to(rewards_BK.dtype)))
 
 
 def loss(
@@ -74,4 +68,4 @@ def loss(
     Returns:
         A scalar.
     """
-    return -(plan.weights_BK * logprobs_BK).sum() / plan.count.clamp(min=1)
+    return weighted_likelihood(logprobs_BK, plan)

@@ -6,10 +6,11 @@ from torch import Tensor
 from trainer.batch import Plan, ScoredRollout
 from trainer.calibration import calibrate, constrain
 from trainer.constraints import within_kl
-from trainer.loss import LossSettings, Total
+from trainer.loss import LossSettings, Total, plan_of_weights, weighted_likelihood
 
 NEEDS_BASELINES = True
 TRAINS_ON_BASELINES = True
+MIN_K = 1
 
 
 def choose(scores_BK: Tensor, allowed_BK: Tensor) -> Tensor:
@@ -46,14 +47,12 @@ def plan(scored: ScoredRollout, settings: LossSettings, total: Total = lambda x:
         & scored.baseline_satisfied_B
         & within_kl(scored.baseline_logratios_B, settings.kl_threshold)
     )
-    none_B = torch.full_like(best_B, -1)
-    return Plan(
-        weights_BK=weights_BK,
-        baseline_weights_B=torch.where(fallback_B, 0.5, 0.0).to(weights_BK.dtype),
-        chosen_B=none_B,
-        rejected_B=none_B,
-        rewards_BK=constrain(rewards_BK, allowed_BK).masked_fill(~known_BK, torch.nan),
+    return plan_of_weights(
+        weights_BK,
+        constrain(rewards_BK, allowed_BK),
+        known_BK,
         count=total(((best_B >= 0) | fallback_B).sum().to(weights_BK.dtype)),
+        baseline_weights_B=torch.where(fallback_B, 0.5, 0.0).to(weights_BK.dtype),
     )
 
 
@@ -76,5 +75,5 @@ def loss(
     Returns:
         A scalar.
     """
-    total = (plan.weights_BK * logprobs_BK).sum() + (plan.baseline_weights_B * baseline_logprobs_B).sum()
-    return -total / plan.count.clamp(min=1)
+    baselines = (plan.baseline_weights_B * baseline_logprobs_B).sum() / plan.count.clamp(min=1)
+    return weighted_likelihood(logprobs_BK, plan) - baselines
