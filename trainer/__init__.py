@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from trainer.config import CGPOConfig
     from trainer.mixture import MixtureOfConstraintJudges, RemoteJudge
     from trainer.reward import RemoteRewardModel
+    from trainer.task import Task
 
-__all__ = ["CGPOConfig", "CGPOTrainer", "MixtureOfConstraintJudges", "RemoteJudge", "RemoteRewardModel"]
+__all__ = ["CGPOConfig", "CGPOTrainer", "MixtureOfConstraintJudges", "RemoteJudge", "RemoteRewardModel", "Task"]
 
 _HOMES = {
     "CGPOConfig": "trainer.config",
@@ -20,6 +21,7 @@ _HOMES = {
     "MixtureOfConstraintJudges": "trainer.mixture",
     "RemoteJudge": "trainer.mixture",
     "RemoteRewardModel": "trainer.reward",
+    "Task": "trainer.task",
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["COMPLETIONS_SCHEMA", "VERDICTS", "write_completions"]
+__all__ = ["COMPLETIONS_SCHEMA", "VERDICTS", "write_completions", "write_iteration"]
 
 # Named, not inferred: a step without any error would otherwise have other types than the next, and no tool could read
 # the files of a run as one table.
@@ -22,7 +22,9 @@ _VERDICT = pa.struct(
 VERDICTS = pa.list_(_VERDICT)
 COMPLETIONS_SCHEMA = pa.schema(
     [
-        *((name, pa.int64()) for name in ("step", "row")),
+        ("step", pa.int64()),
+        ("task", pa.string()),
+        ("row", pa.int64()),
         *((name, pa.string()) for name in ("prompt", "completion", "outcome", "ground_truth", "metadata", "judges")),
         *((name, pa.float64()) for name in ("score", "reward", "logratio")),
         ("num_tokens", pa.int64()),
@@ -36,3 +38,19 @@ def write_completions(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write completions with their verdicts, scores and log-ratios as one Parquet file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=COMPLETIONS_SCHEMA), path)
+
+
+def write_iteration(folder: Path, kind: str, step: int, process: int, rows: list[dict[str, Any]]) -> None:
+    """Write one process's completions of a training step, or of one batch of an evaluation, under a name of its own.
+
+    Args:
+        folder: of the run's completions.
+        kind: `train`, or an evaluation's prefix.
+        step: the training step; of an evaluation the last one before it.
+        process: number of this process.
+        rows: the records.
+    """
+    name = f"{kind}-{step:06d}-{process}"
+    if kind != "train":
+        name += f"-{len(list(folder.glob(f'{name}*')))}"
+    write_completions(folder / f"{name}.parquet", rows)

@@ -110,6 +110,24 @@ class CGPOConfig(TrainingArguments):
             ConfigError: a value is out of range; the message names the field and what is allowed.
         """
         super().__post_init__()
+        self.check_method()
+        if self.fp16:
+            raise ConfigError(
+                "fp16=True: its loss scaler fails at a step without update, which a constrained update may be; set "
+                "bf16=True, or train in float32"
+            )
+        if self.data_seed is None:
+            # Processes sample with seeds of their own, and must still agree on the order of the rows.
+            self.data_seed = self.seed
+        if self.remove_unused_columns:
+            raise ConfigError("remove_unused_columns=True would hide the row's columns from the judges; leave it False")
+
+    def check_method(self) -> None:
+        """Check the values of the method's settings, which a task may have of its own.
+
+        Raises:
+            ConfigError: a value is out of range; the message names the field and what is allowed.
+        """
         if self.rlhf_optimizer not in LOSSES and ":" not in self.rlhf_optimizer:
             raise ConfigError(f"no rlhf_optimizer named {self.rlhf_optimizer!r}; there are: {', '.join(LOSSES)}")
         if self.rlhf_optimizer in LOSSES and 1 <= self.k < load_loss(self.rlhf_optimizer).MIN_K:
@@ -140,13 +158,3 @@ class CGPOConfig(TrainingArguments):
         for name in ("max_unknown_fraction", "violation_target"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
-        if self.fp16:
-            raise ConfigError(
-                "fp16=True: its loss scaler fails at a step without update, which a constrained update may be; set "
-                "bf16=True, or train in float32"
-            )
-        if self.data_seed is None:
-            # Processes sample with seeds of their own, and must still agree on the order of the rows.
-            self.data_seed = self.seed
-        if self.remove_unused_columns:
-            raise ConfigError("remove_unused_columns=True would hide the row's columns from the judges; leave it False")

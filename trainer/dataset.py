@@ -30,6 +30,7 @@ class Row:
         ground_truth: the row's gold answer, None where it has none.
         metadata: the row's other columns, without those that are None.
         judges: the row's own list of judges, as in the wire's items; None: every judge that applies.
+        task: name of the task it belongs to.
     """
 
     dataset: str
@@ -40,6 +41,7 @@ class Row:
     ground_truth: Any
     metadata: Mapping[str, Any]
     judges: tuple[Mapping[str, Any], ...] | None
+    task: str = ""
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
@@ -76,6 +78,7 @@ class PromptDataset(TorchDataset):
         max_length: most tokens of prompt and completion.
         max_new_tokens: how many of them a completion may take.
         name: how messages call this dataset: train_dataset, eval_dataset.
+        task: name of the task that its rows belong to.
 
     Raises:
         DatasetError: it is empty, has no `messages`, or a row cannot be used; the message names the row.
@@ -88,12 +91,14 @@ class PromptDataset(TorchDataset):
         max_length: int,
         max_new_tokens: int,
         name: str = "train_dataset",
+        task: str = "",
     ) -> None:
         self.rows = rows
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.max_new_tokens = max_new_tokens
         self.name = name
+        self.task = task
         self._check_columns()
         for index in range(len(rows)):
             self._check_row(self[index])
@@ -118,6 +123,7 @@ class PromptDataset(TorchDataset):
             ground_truth=columns.pop("ground_truth", None),
             metadata={name: value for name, value in columns.items() if value is not None},
             judges=_judge_specs(self.name, index, judges),
+            task=self.task,
         )
 
     def __iter__(self) -> Iterator[Row]:
@@ -207,14 +213,14 @@ def _judge_spec(name: str, index: int, spec: Any) -> Mapping[str, Any]:
 
 
 def as_prompts(
-    rows: Any, tokenizer: PreTrainedTokenizerBase, max_length: int, max_new_tokens: int, name: str
+    rows: Any, tokenizer: PreTrainedTokenizerBase, max_length: int, max_new_tokens: int, name: str, task: str = ""
 ) -> PromptDataset | dict[str, PromptDataset] | None:
     """Return what a user passed as a dataset as prompts: one, a dictionary of several, or none."""
     if rows is None:
         return None
-    if isinstance(rows, Mapping) and name == "eval_dataset":
+    if isinstance(rows, Mapping) and name.endswith("eval_dataset"):
         return {
-            key: PromptDataset(part, tokenizer, max_length, max_new_tokens, f"{name}[{key!r}]")
+            key: PromptDataset(part, tokenizer, max_length, max_new_tokens, f"{name}[{key!r}]", task)
             for key, part in rows.items()
         }
-    return PromptDataset(rows, tokenizer, max_length, max_new_tokens, name)
+    return PromptDataset(rows, tokenizer, max_length, max_new_tokens, name, task)

@@ -1,4 +1,4 @@
-"""What one optimizer step learns from: the rollout, what was said of it, and the loss's plan; and its metrics."""
+"""What one optimizer step learns from a task: the rollout, what was said of it, and the loss's plan; its metrics."""
 
 import json
 import math
@@ -45,27 +45,31 @@ def scored_rollout(
     num_prompts, k = shape = rollout.has_eos_BK.shape
     split = num_prompts * k
     penalty = missing_eos_penalty or 0.0
-    known = [[one.is_known for one in row] for row in judged]
-    satisfied = [[one.is_known and one.judgement.outcome == "satisfied" for one in row] for row in judged]
-    scores = torch.tensor([[one.score or 0.0 for one in row] for row in judged], device=device)
+    flat = [one for row in judged for one in row]
+    known = [one.is_known for one in flat]
+    satisfied = [one.is_known and one.judgement.outcome == "satisfied" for one in flat]
+    # Shapes and types are named: a task may have no prompt on this process, and nothing tells those of an empty list.
+    scores_BK = torch.tensor([one.score or 0.0 for one in flat], dtype=torch.float, device=device).view(shape)
     ratios_N = logprobs_N - ref_logprobs_N
     given = baselines or []
     baseline_scores = [(one.score or 0.0) - penalty * (not e) for one, e in zip(given, baseline_has_eos, strict=True)]
     absent = [False] * num_prompts
     return ScoredRollout(
-        scores_BK=scores - penalty * (~rollout.has_eos_BK).to(scores.dtype),
-        satisfied_BK=torch.tensor(satisfied, device=device),
-        known_BK=torch.tensor(known, device=device),
+        scores_BK=scores_BK - penalty * (~rollout.has_eos_BK).to(scores_BK.dtype),
+        satisfied_BK=torch.tensor(satisfied, dtype=torch.bool, device=device).view(shape),
+        known_BK=torch.tensor(known, dtype=torch.bool, device=device).view(shape),
         judges=tuple(labels),
         judge_satisfied_BKJ=_verdicts(judged, labels, ("satisfied",), (*shape, len(labels)), device),
         judge_known_BKJ=_verdicts(judged, labels, ("satisfied", "violated"), (*shape, len(labels)), device),
         logprobs_BK=logprobs_N[:split].view(num_prompts, k),
         ref_logprobs_BK=ref_logprobs_N[:split].view(num_prompts, k),
         lengths_BK=rollout.lengths_BK,
-        baseline_scores_B=torch.tensor(baseline_scores or [0.0] * num_prompts, device=device),
-        baseline_known_B=torch.tensor([one.score is not None for one in given] or absent, device=device),
+        baseline_scores_B=torch.tensor(baseline_scores or [0.0] * num_prompts, dtype=torch.float, device=device),
+        baseline_known_B=torch.tensor(
+            [one.score is not None for one in given] or absent, dtype=torch.bool, device=device
+        ),
         baseline_satisfied_B=torch.tensor(
-            [one.judgement.outcome == "satisfied" for one in given] or absent, device=device
+            [one.judgement.outcome == "satisfied" for one in given] or absent, dtype=torch.bool, device=device
         ),
         baseline_logprobs_B=logprobs_N[split:] if rollout.baselines else torch.zeros(num_prompts, device=device),
         baseline_logratios_B=ratios_N[split:] if rollout.baselines else torch.zeros(num_prompts, device=device),
@@ -94,14 +98,18 @@ def _verdicts(
 
 @dataclass(frozen=True)
 class Experience:
-    """One optimizer step's rows with their rollout, judgements and plan."""
+    """One task's rows of an optimizer step with their rollout, judgements and plan."""
 
     rows: Sequence[Row]
     rollout: Rollout
     judged: Sequence[Sequence[Judged]]
     scored: ScoredRollout
     plan: Plan
-    times_s: dict[str, float]
+
+    @property
+    def num_unknown(self) -> int:
+        """Completions that lack a verdict that matters, or a score."""
+        return sum(not one.is_known for row in self.judged for one in row)
 
     def metrics(self, labels: Sequence[str]) -> Means:
         """Return the step's metrics.
@@ -130,8 +138,6 @@ class Experience:
         means.add("kl/mean", self.scored.logratios_BK.flatten().tolist())
         means.add("completion/length", self.scored.lengths_BK.flatten().tolist())
         means.add("completion/eos_rate", self.rollout.has_eos_BK.flatten().tolist())
-        for name, seconds in self.times_s.items():
-            means.add(f"time/{name}_s", [seconds])
         return means
 
     def table(self, step: int) -> list[dict[str, Any]]:
@@ -145,6 +151,7 @@ class Experience:
         return [
             {
                 "step": step,
+                "task": row.task,
                 "row": row.index,
                 "prompt": _json(row.messages),
                 "completion": self.rollout.completions[b][k],

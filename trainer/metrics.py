@@ -3,11 +3,13 @@
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 __all__ = ["Clock", "JsonlMetrics", "Means"]
@@ -36,9 +38,40 @@ class Means:
         for name, (total, count) in other._totals.items():
             self._merge(name, total, count)
 
+    def under(self, prefix: str) -> "Means":
+        """Return the same means with a prefix before their names."""
+        named = Means()
+        named._totals = {f"{prefix}{name}": total for name, total in self._totals.items()}
+        return named
+
+    def only(self, prefixes: tuple[str, ...]) -> "Means":
+        """Return the means whose names begin with one of these."""
+        kept = Means()
+        kept._totals = {name: total for name, total in self._totals.items() if name.startswith(prefixes)}
+        return kept
+
     def totals(self) -> dict[str, tuple[float, float]]:
         """Return sum and count of each mean, by name."""
         return dict(self._totals)
+
+    def over_processes(
+        self, total: Callable[[Tensor], Tensor], device: torch.device, sums: bool = False
+    ) -> dict[str, float]:
+        """Return the means over all processes that have any value.
+
+        Args:
+            total: sums a tensor over all processes.
+            device: of that tensor.
+            sums: give the sums of counts (`num/...`), not their means.
+        """
+        if not self._totals:
+            return {}
+        summed = total(torch.tensor(list(self._totals.values()), dtype=torch.float64, device=device))
+        return {
+            name: float(value if sums and "/num/" in f"/{name}" else value / count)
+            for name, (value, count) in zip(self._totals, summed, strict=True)
+            if count > 0
+        }
 
     def result(self) -> dict[str, float]:
         """Return the means that have any value."""

@@ -104,7 +104,7 @@ class MixtureOfConstraintJudges:
             self._describe(client, labels)
         wanted: dict[str, set[str]] = {label: set() for label in self.judges}
         for row in rows:
-            for label, own in self._judges_of(row):
+            for label, own in self.judges_of(row):
                 if label not in self.judges:
                     raise DatasetError(
                         f"{row.dataset} row {row.index} wants the judge {label!r}, which is not in the mixture; "
@@ -128,6 +128,15 @@ class MixtureOfConstraintJudges:
             except ServiceError as error:
                 raise ConfigError(f"the judge service does not accept what it is asked: {error}") from error
 
+    def judges_of(self, row: Row) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return label and parameters of each judge that applies to a row."""
+        if row.judges is not None:
+            return [(spec["name"], spec["parameters"]) for spec in row.judges]
+        present = {f"metadata.{name}" for name in row.metadata}
+        if row.ground_truth is not None:
+            present.add("ground_truth")
+        return [(label, {}) for label, j in self.judges.items() if set(getattr(j, "needs", ())) <= present]
+
     def submit(self, samples: Sequence[Sample], deadline_s: float) -> Callable[[], list[Judgement]]:
         """Send samples to all judges that apply to them, and return a function that waits for the judgements.
 
@@ -135,7 +144,7 @@ class MixtureOfConstraintJudges:
             samples: completions with their rows.
             deadline_s: longest wait for the judges, seconds; what is missing then is unknown.
         """
-        asked = [self._judges_of(sample.row) for sample in samples]
+        asked = [self.judges_of(sample.row) for sample in samples]
         waiting = []
         for client in self._remote():
             waiting.append(self._submit_remote(client, samples, asked, deadline_s))
@@ -166,15 +175,6 @@ class MixtureOfConstraintJudges:
         while label in self.judges:
             label, number = f"{name}_{number}", number + 1
         return label
-
-    def _judges_of(self, row: Row) -> list[tuple[str, Mapping[str, Any]]]:
-        """Return label and parameters of each judge that applies to a row."""
-        if row.judges is not None:
-            return [(spec["name"], spec["parameters"]) for spec in row.judges]
-        present = {f"metadata.{name}" for name in row.metadata}
-        if row.ground_truth is not None:
-            present.add("ground_truth")
-        return [(label, {}) for label, j in self.judges.items() if set(getattr(j, "needs", ())) <= present]
 
     def _remote(self) -> dict[JudgeClient, list[str]]:
         """Return the labels of the remote judges, by the client that reaches them."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -101,6 +101,7 @@ class Sampler:
         k: int,
         temperature: float,
         on_chunk: Callable[[int, list[list[Completion]]], None] = lambda start, completions: None,
+        max_new_tokens: int | None = None,
     ) -> list[list[Completion]]:
         """Return k completions of each prompt, sampled from the whole distribution (no top-k, no top-p).
 
@@ -112,7 +113,11 @@ class Sampler:
             temperature: of the sampling; 0 takes the likeliest token each time.
             on_chunk: called with the index of a prompt, and the completions of it and of prompts that follow it, as
                 soon as these and those of all prompts before them exist; in the order of the prompts.
+            max_new_tokens: most tokens of one completion, where not the sampler's own.
         """
+        if max_new_tokens not in (None, self.max_new_tokens):
+            other = replace(self, max_new_tokens=max_new_tokens)
+            return other.sample(model, prompts, k, temperature, on_chunk)
         per_prompt = 1 if temperature == 0 else k  # the likeliest completion is one: generate it once, repeat it
         per_chunk = max(1, self.chunk_size // per_prompt)
         inner = model.get_base_model() if hasattr(model, "peft_config") else model

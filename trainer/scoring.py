@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from trainer.errors import JudgeOutage
@@ -45,6 +45,7 @@ class Scoring:
         deadline_s: longest wait for one batch, seconds.
         max_unknown_fraction: with a larger share unknown, `settle` asks again.
         outage_timeout_s: how long `settle` keeps asking, seconds.
+        tasks: names of the tasks that are asked about, where there are several.
     """
 
     def __init__(
@@ -54,12 +55,15 @@ class Scoring:
         deadline_s: float,
         max_unknown_fraction: float,
         outage_timeout_s: float,
+        tasks: Collection[str] = ("",),
     ) -> None:
         self.mixture = mixture
         self.reward_model = reward_model
         self.deadline_s = deadline_s
         self.max_unknown_fraction = max_unknown_fraction
         self.outage_timeout_s = outage_timeout_s
+        self._tasks = tasks
+        self._without_answers: set[str] = set()
 
     def submit(self, samples: Sequence[Sample]) -> Callable[[], list[Judged]]:
         """Send samples to judges and reward model, and return a function that waits for both."""
@@ -70,20 +74,48 @@ class Scoring:
     def settle(self, samples: Sequence[Sample], judged: list[Judged]) -> list[Judged]:
         """Return the answers, those unknown ones asked again while there are too many that may yet be answered.
 
+        Each task by itself: one that gets no answers for `outage_timeout_s` leaves the others alone, and is not waited
+        for again until it gets them.
+
         Raises:
-            JudgeOutage: after `outage_timeout_s` there are still too many.
+            JudgeOutage: no task has enough answers after `outage_timeout_s`.
+        """
+        places: dict[str, list[int]] = {}
+        for i, sample in enumerate(samples):
+            places.setdefault(sample.row.task, []).append(i)
+        settled = list(judged)
+        for task, mine in places.items():
+            timeout_s = 0.0 if task in self._without_answers else self.outage_timeout_s
+            own = [judged[i] for i in mine]
+            try:
+                self._settle([samples[i] for i in mine], own, timeout_s)
+                self._without_answers.discard(task)
+            except JudgeOutage as outage:
+                self._without_answers.add(task)
+                if len(self._without_answers) >= len(self._tasks):
+                    raise
+                logger.warning("the task %s goes without update, the others go on: %s", task, outage)
+            for i, one in zip(mine, own, strict=True):
+                settled[i] = one
+        return settled
+
+    def _settle(self, samples: Sequence[Sample], judged: list[Judged], timeout_s: float) -> None:
+        """Put into `judged` what is answered when asked again.
+
+        Raises:
+            JudgeOutage: after `timeout_s` there is still too much unknown.
         """
         started, pause = time.monotonic(), FIRST_PAUSE_S
         while True:
             unknown = [i for i, one in enumerate(judged) if not one.is_known]
             if len(unknown) <= self.max_unknown_fraction * len(judged):
-                return judged
+                return
             again = [i for i in unknown if self._may_be_answered(judged[i])]
             if not again:
-                return judged
+                return
             waited = time.monotonic() - started
             what = f"{len(unknown)} of {len(judged)} samples are unknown ({_causes(judged)})"
-            if waited + pause > self.outage_timeout_s:
+            if waited + pause > timeout_s:
                 raise JudgeOutage(
                     f"{what} after {waited:.0f} s; see the services' /readyz, then resume from the last checkpoint"
                 )

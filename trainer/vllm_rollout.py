@@ -114,6 +114,7 @@ class VllmSampler:
         k: int,
         temperature: float,
         on_chunk: Callable[[int, list[list[Completion]]], None] = lambda start, completions: None,
+        max_new_tokens: int | None = None,
     ) -> list[list[Completion]]:
         """Return k completions of each prompt, sampled from the whole distribution (no top-k, no top-p).
 
@@ -123,6 +124,7 @@ class VllmSampler:
             k: completions per prompt.
             temperature: of the sampling; 0 takes the likeliest token each time.
             on_chunk: called with a prompt's index and its completions as soon as they exist, in any order.
+            max_new_tokens: most tokens of one completion, where not the sampler's own.
 
         Raises:
             ServiceError: the server gave no completions.
@@ -133,7 +135,7 @@ class VllmSampler:
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
         waiting: dict[Future[list[Generated]], int] = {
             self.client.submit(
-                name, ids, n=per_prompt, max_tokens=self.max_new_tokens, temperature=temperature,
+                name, ids, n=per_prompt, max_tokens=max_new_tokens or self.max_new_tokens, temperature=temperature,
                 stop_token_ids=self.eos_ids, seed=seed,
             ): i
             for i, (ids, seed) in enumerate(zip(prompts, seeds, strict=True))

@@ -15,7 +15,7 @@ NAMED = sorted(set(re.findall(r"`([\w/]+\.py):(\w+)`", PAGE)))
 
 def test_the_page_names_every_loss_and_the_step():
     assert {path for path, _ in NAMED} >= {f"trainer/losses/{name}.py" for name in LOSSES}
-    assert ("trainer/cgpo_trainer.py", "_learn_from") in NAMED
+    assert ("trainer/cgpo_trainer.py", "_iterate") in NAMED
 
 
 @pytest.mark.parametrize(("path", "function"), NAMED, ids=lambda part: str(part))

@@ -55,7 +55,7 @@ def run(name: str, batch: int, folder: str, **config) -> dict:
     before = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
     trainer.train()
     after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-    rows = [row.index for row in trainer._experience.rows]
+    rows = [row.index for row in trainer._iteration.rows]
     drawn = float(torch.rand(()))
     logged = next(line for line in trainer.state.log_history if "num/sent" in line)
     return {"rows": rows, "update": (after - before).tolist(), "drawn": drawn, "logged": logged}

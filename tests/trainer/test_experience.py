@@ -89,7 +89,7 @@ def test_a_loss_without_baselines_gets_unknown_ones(rollout):
 def experience(rollout, build_row):
     result = scored(rollout)
     plan = crpg.plan(result, LossSettings())
-    return Experience([build_row("ab"), build_row("cd")], rollout, JUDGED, result, plan, {"generate": 0.5})
+    return Experience([build_row("ab"), build_row("cd")], rollout, JUDGED, result, plan)
 
 
 def test_metrics_leave_the_unknown_out_of_rates_and_count_it(rollout, build_row):
@@ -111,14 +111,13 @@ def test_metrics_leave_the_unknown_out_of_rates_and_count_it(rollout, build_row)
         "kl/mean": 0.0,  # of 1, 0, -1, 0
         "completion/length": 2.0,
         "completion/eos_rate": 0.5,
-        "time/generate_s": 0.5,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
 def test_a_ledger_that_does_not_balance_stops_the_run(rollout, build_row):
     wrong = experience(rollout, build_row)
-    wrong = Experience(wrong.rows, rollout, [[said("satisfied", 1.0)] * 2] * 2, wrong.scored, wrong.plan, wrong.times_s)
+    wrong = Experience(wrong.rows, rollout, [[said("satisfied", 1.0)] * 2] * 2, wrong.scored, wrong.plan)
     with pytest.raises(RuntimeError, match="the ledger does not balance: 4 samples sent"):
         wrong.metrics(["a"])
 
@@ -137,6 +136,6 @@ def test_a_prompt_without_baseline_score_earns_nothing_and_no_zero(rollout, buil
     ratios = torch.zeros(4)
     result = scored_rollout(rollout, judged, BASELINES, (True, True), ratios, ratios, None, ["a"])
     plan = crpg.plan(result, LossSettings())
-    made = Experience([build_row("ab"), build_row("cd")], rollout, judged, result, plan, {})
+    made = Experience([build_row("ab"), build_row("cd")], rollout, judged, result, plan)
     assert [record["reward"] is None for record in made.table(step=1)] == [False, False, True, True]
     assert made.metrics(["a"]).result()["reward/mean"] == pytest.approx(0.622459 / 2)

@@ -20,19 +20,20 @@ def test_a_multiplier_moves_with_the_violations_of_each_step(build_trainer, rows
     for line in steps:
         now += 0.1 * (line["constraint/HasNoA/violated_rate"] - 0.05)
         assert line[NAME] == pytest.approx(now, abs=1e-6)
-    held = trainer.loss_settings.multipliers
+    held = trainer.tasks["default"].loss_settings.multipliers
     trainer.evaluate()
-    assert trainer.loss_settings.multipliers is held
+    assert trainer.tasks["default"].loss_settings.multipliers is held
 
 
 def test_a_resumed_run_has_the_multipliers_of_the_uninterrupted_one(build_trainer, tmp_path):
     whole = build_trainer(CONFIG)
     whole.train()
-    assert load_multipliers(tmp_path / "run" / "checkpoint-4", "default") == whole.loss_settings.multipliers
-    assert load_multipliers(tmp_path / "run" / "checkpoint-2", "default") != whole.loss_settings.multipliers
+    held = whole.tasks["default"].loss_settings.multipliers
+    assert load_multipliers(tmp_path / "run" / "checkpoint-4", "default") == held
+    assert load_multipliers(tmp_path / "run" / "checkpoint-2", "default") != held
     again = build_trainer(CONFIG)
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
-    assert again.loss_settings.multipliers == whole.loss_settings.multipliers
+    assert again.tasks["default"].loss_settings.multipliers == held
     for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)
 

@@ -38,10 +38,10 @@ class PlainWay(TrainerCallback):
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE)
 
     def on_step_begin(self, args, state, control, **_):
-        self.settings = self.trainer.loss_settings
+        self.settings = self.trainer.tasks["default"].loss_settings
 
     def on_step_end(self, args, state, control, **_):
-        loss, experience = load_loss(args.rlhf_optimizer), self.trainer._experience
+        loss, (experience,) = load_loss(args.rlhf_optimizer), self.trainer._iteration.experiences
         reference_step.plain_step(self.model, self.trainer.ref_model, self.optimizer, loss, self.settings, experience)
 
 
