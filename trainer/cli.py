@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -44,10 +46,16 @@ def train(
     override: Override = None,
     resume: Annotated[bool, typer.Option(help="go on from the last checkpoint in --output")] = False,
 ) -> None:
-    """Train against services that already run. A bearer token is read from $CGPO_TOKEN or the file $CGPO_TOKEN_FILE."""
+    """Train as a file describes it; without URLs both services are started for the run, on this machine.
+
+    A bearer token is read from $CGPO_TOKEN or the file $CGPO_TOKEN_FILE.
+    """
     config = with_overrides(read_run_config(file), override)
     urls = {"judge_url": judge_url, "reward_url": reward_url}
-    _run(config.model_copy(update={name: url for name, url in urls.items() if url}), output, resume)
+    config = config.model_copy(update={name: url for name, url in urls.items() if url})
+    console = Console()
+    with _services(config, console) as complete:
+        _run(complete, console, output, resume)
 
 
 @app.command()
@@ -56,6 +64,16 @@ def quickstart(output: Output = None, override: Override = None) -> None:
     with resources.as_file(resources.files("trainer") / "data" / "quickstart.yaml") as path:
         config = with_overrides(read_run_config(path), override)
     console = Console()
+    with _services(config.model_copy(update={"judge_url": None, "reward_url": None}), console) as complete:
+        _run(complete, console, output, False)
+
+
+@contextmanager
+def _services(config: RunConfig, console: Console) -> Iterator[RunConfig]:
+    """Yield the run with the services it names; where it names none, start both on this machine, and stop them."""
+    if config.judge_url or config.reward_url:
+        yield config
+        return
     console.print("[bold]1/3[/] the embedded policy, reward model and judge of refusals (built once, about a minute)")
     from trainer.embedded import embedded_models
     from trainer.services import quickstart_services
@@ -68,7 +86,7 @@ def quickstart(output: Output = None, override: Override = None) -> None:
         urls = {"judge_url": judges.ready(), "reward_url": rewards.ready()}
         console.print(f"    judges {urls['judge_url']}   reward {urls['reward_url']}")
         console.print("[bold]3/3[/] evaluation, training, evaluation")
-        _run(config.model_copy(update=urls), output, False)
+        yield config.model_copy(update=urls)
 
 
 @app.command()
@@ -89,12 +107,12 @@ app.command()(fitting.fit_reward)
 app.command()(fitting.fit_judge)
 
 
-def _run(config: RunConfig, output: Path | None, resume: bool) -> None:
+def _run(config: RunConfig, console: Console, output: Path | None, resume: bool) -> None:
     from trainer.run import run
 
     if resume and output is None:
         raise ConfigError("--resume needs --output, the run folder to go on with")
-    run(config, output or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), Console(), resume)
+    run(config, output or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), console, resume)
 
 
 def main() -> None:

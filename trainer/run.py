@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from trainer.credentials import service_token
+from trainer.dataset_source import load_rows
 from trainer.errors import ConfigError
-from trainer.run_config import RunConfig, load_rows
+from trainer.run_config import JudgeEntry, RunConfig
+from trainer.run_table import comparison
 
 __all__ = ["run", "training_arguments"]
 
@@ -75,22 +76,23 @@ def run(config: RunConfig, output_dir: Path, console: Console, resume: bool = Fa
         raise ConfigError(f"{missing} is not set; give --{missing.replace('_', '-')} or write it into the file")
     args = training_arguments(config.training, output_dir)
     _check_folder(output_dir, resume)
-    trainer = _trainer(config, args)
+    tasks = _tasks(config, args)
+    trainer = _trainer(config, args, tasks)
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "config.json").write_text(
         json.dumps({**config.model_dump(), "training": args.to_dict()}, indent=2, default=str), encoding="utf-8"
     )
     try:
-        before = _evaluate(trainer, console, "before") if config.eval_dataset else {}
+        before = _evaluate(trainer, console, "before") if trainer.eval_dataset else {}
         trainer.train(resume_from_checkpoint=resume or None)
-        after = _evaluate(trainer, console, "after") if config.eval_dataset else {}
+        after = _evaluate(trainer, console, "after") if trainer.eval_dataset else {}
         trainer.save_model(str(output_dir / "model"))
     finally:
         trainer.scoring.close()
         if args.rollout == "vllm":
             trainer.sampler.close()
     if after:
-        console.print(comparison(before, after, trainer.scoring.mixture.labels))
+        console.print(comparison(before, after, {name: task.mixture.labels for name, task in trainer.tasks.items()}))
     console.print(f"run folder: {output_dir}", soft_wrap=True, markup=False)
     return after
 
@@ -115,13 +117,47 @@ def _evaluate(trainer: Any, console: Console, when: str) -> dict[str, float]:
     return metrics
 
 
-def _trainer(config: RunConfig, args: Any) -> Any:
+def _tasks(config: RunConfig, args: Any) -> list[Any]:
+    """Return the tasks of a run, their rows read; a run without `tasks` is one.
+
+    Raises:
+        CGPOError: a value or a dataset that cannot work; nothing else has been loaded yet.
+    """
+    from trainer import MixtureOfConstraintJudges, RemoteJudge, RemoteRewardModel, Task
+    from trainer.task import batch_sizes
+
+    token = service_token()
+
+    def task(name: str, entries: list[JudgeEntry], train: str, held_out: str | None, **settings: Any) -> Task:
+        judges = [RemoteJudge(entry.name, config.judge_url, token=token, **entry.parameters) for entry in entries]
+        return Task(
+            name=name,
+            train_dataset=load_rows(train),
+            eval_dataset=load_rows(held_out) if held_out else None,
+            mixture_of_judges=MixtureOfConstraintJudges(judges),
+            **settings,
+        )
+
+    if not config.tasks:
+        return [task("default", config.entries(), config.train_dataset, config.eval_dataset)]
+    made = []
+    for one in config.tasks:
+        reward_model = RemoteRewardModel(one.reward_url, token=token) if one.reward_url else None
+        settings = {**one.settings(), "reward_model": reward_model}
+        made.append(task(one.name, one.entries(), one.train_dataset, one.eval_dataset, **settings))
+    for one in made:
+        one.settings(args)
+    batch_sizes(made, args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+    return made
+
+
+def _trainer(config: RunConfig, args: Any, tasks: list[Any]) -> Any:
     """Return the trainer of a run, with the models it names."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, ProgressCallback
     from transformers.utils import logging as transformers_logging
 
-    from trainer import CGPOTrainer, MixtureOfConstraintJudges, RemoteJudge, RemoteRewardModel
+    from trainer import CGPOTrainer, RemoteRewardModel
     from trainer.progress import RunProgress
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -146,39 +182,15 @@ def _trainer(config: RunConfig, args: Any) -> Any:
             peft_config = LoraConfig(**{"task_type": "CAUSAL_LM", **config.peft})
         except TypeError as error:
             raise ConfigError(f"peft: {error}") from error
-    token = service_token()
     trainer = CGPOTrainer(
         model=model,
-        reward_model=RemoteRewardModel(config.reward_url, token=token),
-        mixture_of_judges=MixtureOfConstraintJudges(
-            RemoteJudge(entry.name, config.judge_url, token=token, **entry.parameters) for entry in config.entries()
-        ),
+        reward_model=RemoteRewardModel(config.reward_url, token=service_token()),
         args=args,
         processing_class=tokenizer,
-        train_dataset=load_rows(config.train_dataset),
-        eval_dataset=load_rows(config.eval_dataset) if config.eval_dataset else None,
+        tasks=tasks,
         peft_config=peft_config,
     )
     trainer.remove_callback(ProgressCallback)
     if not args.disable_tqdm:
         trainer.add_callback(RunProgress)
     return trainer
-
-
-def comparison(before: dict[str, float], after: dict[str, float], labels: list[str]) -> Table:
-    """Return the table of a run: each figure on the held-out prompts, before and after."""
-    table = Table(title="held-out prompts, before and after training")
-    for name, justify in (("", "left"), ("before", "right"), ("after", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    rows = [
-        ("every judge satisfied", "constraint/satisfied_rate", "{:.1%}"),
-        *((f"  {label}", f"constraint/{label}/satisfied_rate", "{:.1%}") for label in labels),
-        ("mean score", "score/mean", "{:.3f}"),
-        ("mean log-ratio (nats)", "kl/mean", "{:.3f}"),
-        ("unknown", "judge/unknown_rate", "{:.1%}"),
-        ("completions", "num/sent", "{:.0f}"),
-    ]
-    for title, name, form in rows:
-        values = [metrics.get(f"eval_{name}") for metrics in (before, after)]
-        table.add_row(title, *("-" if value is None else form.format(value) for value in values))
-    return table

@@ -1,27 +1,65 @@
-"""A run as one YAML file: models, data, judges, and the settings of `CGPOConfig`."""
+"""A run as one YAML file: models, data, judges or tasks, and the settings of `CGPOConfig`."""
 
+import difflib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trainer.errors import ConfigError, DatasetError
+from trainer.errors import ConfigError
+from trainer.tasks import READY_TASKS, ready_task
 
-__all__ = ["JudgeEntry", "RunConfig", "load_rows", "read_run_config", "with_overrides"]
-
-PACKAGED = ("quickstart_train", "quickstart_eval")
+__all__ = ["JudgeEntry", "RunConfig", "TaskEntry", "read_run_config", "with_overrides"]
 
 
 class JudgeEntry(BaseModel):
-    """One judge of the mixture."""
+    """One judge of a mixture."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(description="a judge of the judge service")
     parameters: dict[str, Any] = Field(default_factory=dict, description="values for its parameters")
+
+
+class TaskEntry(BaseModel):
+    """One task of a run; what it leaves out comes from the ready task it names, then from `training`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, pattern="^[^/.]+$", description="in metrics, files, and --set tasks.NAME.FIELD")
+    ready: str | None = Field(default=None, description="a ready task whose judges and settings this one has")
+    train_dataset: str = Field(description="JSONL, Parquet, a dataset folder, a hub id, or a packaged set")
+    eval_dataset: str | None = Field(default=None, description="the same, for evaluation before and after")
+    judges: list[str | JudgeEntry] = Field(default_factory=list, description="the task's mixture of judges")
+    reward_url: str | list[str] | None = Field(default=None, description="a reward service of the task's own")
+    rlhf_optimizer: str | None = Field(default=None, description="crpg, codpo, crraft or one's own")
+    k: int | None = Field(default=None, description="completions per prompt")
+    kl_threshold: float | None = Field(default=None, description="largest log-ratio, nats per completion")
+    temperature: float | None = Field(default=None, description="of the sampling")
+    max_new_tokens: int | None = Field(default=None, description="most tokens of one completion")
+    batch_size: int | None = Field(default=None, description="prompts of one step; none: an equal share")
+    weight: float = Field(default=1.0, description="of the task's gradient")
+
+    @model_validator(mode="after")
+    def _has_judges(self) -> Self:
+        if self.ready is not None and self.ready not in READY_TASKS:
+            raise ValueError(f"no ready task named {self.ready!r}; there are: {', '.join(READY_TASKS)}")
+        if not self.judges and self.ready is None:
+            raise ValueError(f"the task {self.name!r} has no judges; name some, or a ready task")
+        return self
+
+    def entries(self) -> list[JudgeEntry]:
+        """Return the judges, the ready task's where none are named."""
+        return _entries(self.judges or ready_task(self.ready or "").judges)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the values that the task has of its own, those of its ready task where it leaves them out."""
+        names = ("rlhf_optimizer", "k", "kl_threshold", "temperature", "max_new_tokens", "batch_size")
+        own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        given = ready_task(self.ready).settings if self.ready else {}
+        return {**given, **own, "weight": self.weight}
 
 
 class RunConfig(BaseModel):
@@ -31,19 +69,50 @@ class RunConfig(BaseModel):
 
     model: str = Field(default="embedded", description="the policy: a folder, a hub id, or `embedded`")
     reward_model: str = Field(
-        default="embedded", description="served by quickstart: a folder, a hub id, or `embedded`; unused by train"
+        default="embedded",
+        description="served where no URL is given: a folder, a hub id, or `embedded`",
     )
-    train_dataset: str = Field(description="JSONL, Parquet, a dataset folder, a hub id, or a packaged set")
+    train_dataset: str | None = Field(
+        default=None, description="JSONL, Parquet, a dataset folder, a hub id, or a packaged set"
+    )
     eval_dataset: str | None = Field(default=None, description="the same, for evaluation before and after")
-    judges: list[str | JudgeEntry] = Field(min_length=1, description="the mixture of judges")
-    judge_url: str | list[str] | None = Field(default=None, description="where the judge service is")
+    judges: list[str | JudgeEntry] = Field(default_factory=list, description="the mixture of judges")
+    tasks: list[TaskEntry] = Field(
+        default_factory=list, description="several tasks instead of train_dataset, eval_dataset and judges"
+    )
+    judge_url: str | list[str] | None = Field(
+        default=None, description="where the judge service is; without any URL both are started"
+    )
     reward_url: str | list[str] | None = Field(default=None, description="where the reward service is")
     peft: dict[str, Any] | None = Field(default=None, description="arguments of peft.LoraConfig; none: all weights")
     training: dict[str, Any] = Field(default_factory=dict, description="fields of CGPOConfig")
 
+    @model_validator(mode="after")
+    def _has_work(self) -> Self:
+        if self.tasks:
+            double = [name for name in ("train_dataset", "eval_dataset", "judges") if getattr(self, name)]
+            if double:
+                raise ValueError(f"{double[0]} besides tasks: each task has its own")
+            names = [task.name for task in self.tasks]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"two tasks are called {twice[0]!r}")
+        elif not self.train_dataset or not self.judges:
+            missing = "judges" if self.train_dataset else "train_dataset"
+            raise ValueError(f"{missing} is missing; give train_dataset and judges, or tasks")
+        return self
+
     def entries(self) -> list[JudgeEntry]:
         """Return the judges, those given by name alone without parameters."""
-        return [JudgeEntry(name=judge) if isinstance(judge, str) else judge for judge in self.judges]
+        return _entries(self.judges)
+
+    def all_judges(self) -> set[str]:
+        """Return the names of the judges of all tasks."""
+        return {entry.name for entry in self.entries()} | {e.name for task in self.tasks for e in task.entries()}
+
+
+def _entries(judges: Sequence[str | JudgeEntry]) -> list[JudgeEntry]:
+    return [JudgeEntry(name=judge) if isinstance(judge, str) else judge for judge in judges]
 
 
 def read_run_config(path: Path) -> RunConfig:
@@ -64,6 +133,8 @@ def read_run_config(path: Path) -> RunConfig:
 def with_overrides(config: RunConfig, overrides: Sequence[str] | None) -> RunConfig:
     """Return the configuration with `key.key=value` settings put in; values are read as YAML.
 
+    A task is named by its name or its number: `tasks.short_answers.k=8`, `tasks.0.k=8`.
+
     Raises:
         ConfigError: one is not written so, is not YAML, or names no field.
     """
@@ -73,13 +144,11 @@ def with_overrides(config: RunConfig, overrides: Sequence[str] | None) -> RunCon
         if not equals:
             raise ConfigError(f"--set {override}: write it as KEY=VALUE, for example training.k=8")
         *parents, last = key.split(".")
-        target = content
+        target: Any = content
         for parent in parents:
-            if target.get(parent) is None:
-                target[parent] = {}
-            target = target[parent]
-            if not isinstance(target, dict):
-                raise ConfigError(f"--set {override}: {parent} has no fields; set it as a whole")
+            target = _inside(target, parent, override)
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {override}: {parents[-1]} has no fields; set it as a whole")
         try:
             target[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -87,55 +156,50 @@ def with_overrides(config: RunConfig, overrides: Sequence[str] | None) -> RunCon
     return _validated(content, "--set")
 
 
+def _inside(target: Any, key: str, override: str) -> Any:
+    """Return what `key` names in a part of the configuration: a field, or the task of that name or number."""
+    if isinstance(target, dict):
+        if target.get(key) is None:
+            target[key] = {}
+        return target[key]
+    named = [entry.get("name") for entry in target if isinstance(entry, dict)] if isinstance(target, list) else []
+    if key in named:
+        return target[named.index(key)]
+    if key.isdecimal() and int(key) < len(named):
+        return target[int(key)]
+    if named:
+        raise ConfigError(f"--set {override}: there is no {key!r} among: {', '.join(map(str, named))}")
+    raise ConfigError(f"--set {override}: {key} is within something that has no fields; set it as a whole")
+
+
 def _validated(content: Any, where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(
-            f"{where}: {'; '.join(faults)}; the fields are: {', '.join(RunConfig.model_fields)}"
-        ) from error
+        raise ConfigError(f"{where}: {'; '.join(_told(fault) for fault in error.errors())}") from error
 
 
-def load_rows(source: str) -> Any:
-    """Return the rows of a dataset: a file, a folder, a packaged set or a hub id.
-
-    Raises:
-        DatasetError: there is no such file, or it cannot be read.
-    """
-    import datasets  # takes a second to import, and only runs need it
-
-    if source in PACKAGED:
-        with resources.as_file(resources.files("trainer") / "data" / f"{source}.jsonl") as path:
-            return _read_jsonl(path)
-    path = Path(source)
-    try:
-        if path.is_dir():
-            return datasets.load_from_disk(source)
-        if path.suffix in (".jsonl", ".json"):
-            return _read_jsonl(path)
-        if path.suffix == ".parquet":
-            return datasets.Dataset.from_parquet(source)
-        return datasets.load_dataset(source, split="train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DatasetError(
-            f"cannot read the dataset {source!r} ({error}); give a .jsonl or .parquet file, a folder saved by "
-            f"datasets, a hub id, or one of {', '.join(PACKAGED)}"
-        ) from error
+def _told(fault: Any) -> str:
+    """Return one fault with its place; of an unknown field the nearest one there is, else all."""
+    place = ".".join(str(part) for part in fault["loc"]) or "the file"
+    if fault["type"] != "extra_forbidden":
+        return f"{place}: {fault['msg']}"
+    known = list(_model_at(fault["loc"][:-1]).model_fields)
+    near = difflib.get_close_matches(str(fault["loc"][-1]), known)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are: {', '.join(known)}"
+    return f"{place}: there is no such field; {hint}"
 
 
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file as they are: a table would give every row the columns of all others."""
-    import orjson
+def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """Return the model whose field a place lies in."""
+    found: type[BaseModel] = RunConfig
+    for part in loc:
+        if isinstance(part, str) and part in found.model_fields:
+            models = [one for one in _types_in(found.model_fields[part].annotation) if issubclass(one, BaseModel)]
+            found = models[0] if models else found
+    return found
 
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if line.strip():
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise DatasetError(f"{path} line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise DatasetError(f"{path} line {number} is not an object but {type(row).__name__}")
-            rows.append(row)
-    return rows
+
+def _types_in(annotation: Any) -> list[type]:
+    parts = get_args(annotation)
+    return [one for part in parts for one in _types_in(part)] if parts else [annotation] * isinstance(annotation, type)

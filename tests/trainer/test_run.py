@@ -1,10 +1,14 @@
 """One run: its settings and its folder, refused before anything is loaded."""
 
-import pytest
+import io
 
-from trainer.errors import ConfigError
+import pytest
+from rich.console import Console
+
+from trainer.errors import CGPOError, ConfigError
 from trainer.run import run, training_arguments
-from trainer.run_config import RunConfig
+from trainer.run_config import RunConfig, with_overrides
+from trainer.run_table import comparison
 
 
 def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path):
@@ -43,3 +47,49 @@ def test_a_run_is_not_written_over_another(config, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(ConfigError, match="holds a run already; give another --output, or --resume to go on with it"):
         run(config, tmp_path, console=None)
+
+
+@pytest.fixture
+def two_tasks(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"messages": [{"role": "user", "content": "a"}]}\n')
+    return RunConfig(
+        model="nowhere",
+        tasks=[{"name": name, "train_dataset": str(rows), "judges": ["word_count"]} for name in ("one", "two")],
+        training={"per_device_train_batch_size": 4, "use_cpu": True},
+        judge_url="http://a",
+        reward_url="http://b",
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ("tasks.one.kl_threshold=-1", "task 'one': kl_threshold=-1.0: must be greater than 0"),
+        ("tasks.two.rlhf_optimizer=ppo", "task 'two': no rlhf_optimizer named 'ppo'"),
+        ("tasks.two.batch_size=5", "a step has 4 prompts"),
+        ("tasks.two.train_dataset=missing.jsonl", "cannot read the dataset 'missing.jsonl'"),
+        ("training.learning_rat=1", "training.learning_rat: CGPOConfig has no such field; did you mean learning_rate"),
+    ],
+)
+def test_what_cannot_work_in_a_run_of_tasks_is_told_before_a_model_is_loaded(two_tasks, tmp_path, setting, why):
+    with pytest.raises(CGPOError, match=why):
+        run(with_overrides(two_tasks, [setting]), tmp_path / "run", console=None)
+    with pytest.raises(ConfigError, match="model: cannot load 'nowhere'"):
+        run(two_tasks, tmp_path / "run", console=None)
+
+
+def test_the_table_has_each_tasks_rates_with_wilson_intervals():
+    # Wilson of 8 in 10: (0.8 + 1.92/10) / (1 + 3.84/10) = 0.717, plus and minus 1.96 sqrt(0.016 + 0.0096) / 1.384 = 0.227.
+    metrics = {
+        "eval_task/one/num/satisfied": 8, "eval_task/one/num/violated": 2, "eval_task/one/num/sent": 11,
+        "eval_task/one/constraint/word_count/satisfied_rate": 0.8, "eval_task/one/judge/unknown_rate": 1 / 11,
+    }  # fmt: skip
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(comparison(metrics, metrics, {"one": ["word_count"], "two": ["regex"]}))
+    text = console.export_text()
+    assert text.count("80.0% (49.0% to 94.3%)") == 2
+    assert "one: every judge satisfied" in text
+    assert "word_count" in text
+    assert "9.1%" in text
+    assert "two: every judge satisfied" in text

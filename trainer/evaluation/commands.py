@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from trainer.dataset_source import PACKAGED, packaged_path
 from trainer.errors import ConfigError
 from trainer.evaluation import options
 from trainer.evaluation.agreement import Agreement, Labels, overall
@@ -23,7 +23,7 @@ from trainer.evaluation.summary import ALL, Summary
 from trainer.evaluation.table_files import TableFile
 from trainer.evaluation.table_output import check_output, judged_row, write_rows
 from trainer.evaluation.validate import Fault, Validation
-from trainer.run_config import PACKAGED, read_run_config
+from trainer.run_config import read_run_config
 from wire import JudgeSpec
 
 __all__ = ["judge", "rescore", "validate"]
@@ -242,7 +242,7 @@ def _report(task: JudgeFile, labels: Labels | None, show: int, rows_per_request:
 def _table_of(name: str) -> TableFile:
     """Return a dataset of a run's YAML file."""
     if name in PACKAGED:
-        return TableFile(Path(str(resources.files("trainer") / "data" / f"{name}.jsonl")))
+        return TableFile(packaged_path(name))
     return TableFile(Path(name))
 
 

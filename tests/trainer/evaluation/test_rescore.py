@@ -105,7 +105,7 @@ def test_a_run_recorded_by_the_trainer_is_asked_about_exactly_as_the_mixture_ask
     ]
     judged = []
     for row in rows:
-        verdicts = tuple((label, Verdict(judge=label, outcome="satisfied")) for label, _ in mixture._judges_of(row))
+        verdicts = tuple((label, Verdict(judge=label, outcome="satisfied")) for label, _ in mixture.judges_of(row))
         judged.append([Scored(Judgement(verdicts), 0.5)])
     ones = torch.ones(2, 1)
     experience = Experience(
@@ -114,13 +114,12 @@ def test_a_run_recorded_by_the_trainer_is_asked_about_exactly_as_the_mixture_ask
         judged=judged,
         scored=SimpleNamespace(logratios_BK=ones, lengths_BK=ones),
         plan=SimpleNamespace(rewards_BK=ones),
-        times_s={},
     )
     write_completions(tmp_path / "completions" / "train-000001-0.parquet", experience.table(1))
     rescoring = Rescoring(parse_judges(["math_answer,word_count:max=9"]))
     for number, recorded in enumerate(table_of_run(tmp_path).rows()):
         question = rescoring.question(number, recorded)
-        specs = [mixture._spec(label, given) for label, given in mixture._judges_of(rows[number])]
+        specs = [mixture._spec(label, given) for label, given in mixture.judges_of(rows[number])]
         sent = _item(str(number), Sample(rows[number], recorded["completion"]), specs)
         assert question.item.model_copy(update={"judges": [judge.spec for judge in question.judges]}) == sent
     assert number == 1
