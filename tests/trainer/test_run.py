@@ -80,7 +80,7 @@ def test_what_cannot_work_in_a_run_of_tasks_is_told_before_a_model_is_loaded(two
 
 
 def test_the_table_has_each_tasks_rates_with_wilson_intervals():
-    # Wilson of 8 in 10: (0.8 + 1.92/10) / (1 + 3.84/10) = 0.717, plus and minus 1.96 sqrt(0.016 + 0.0096) / 1.384 = 0.227.
+    # Wilson of 8 in 10: (0.8 + 1.92/10) / (1 + 3.84/10) = 0.717, plus and minus 1.96 sqrt(0.016 + 0.0096) / 1.384.
     metrics = {
         "eval_task/one/num/satisfied": 8, "eval_task/one/num/violated": 2, "eval_task/one/num/sent": 11,
         "eval_task/one/constraint/word_count/satisfied_rate": 0.8, "eval_task/one/judge/unknown_rate": 1 / 11,
