@@ -53,9 +53,7 @@ def train(
     config = with_overrides(read_run_config(file), override)
     urls = {"judge_url": judge_url, "reward_url": reward_url}
     config = config.model_copy(update={name: url for name, url in urls.items() if url})
-    console = Console()
-    with _services(config, console) as complete:
-        _run(complete, console, output, resume)
+    _run(config, output, resume)
 
 
 @app.command()
@@ -63,9 +61,7 @@ def quickstart(output: Output = None, override: Override = None) -> None:
     """Build the embedded models, start both services, train CRPG on packaged prompts, and show what changed."""
     with resources.as_file(resources.files("trainer") / "data" / "quickstart.yaml") as path:
         config = with_overrides(read_run_config(path), override)
-    console = Console()
-    with _services(config.model_copy(update={"judge_url": None, "reward_url": None}), console) as complete:
-        _run(complete, console, output, False)
+    _run(config.model_copy(update={"judge_url": None, "reward_url": None}), output, False)
 
 
 @contextmanager
@@ -107,12 +103,15 @@ app.command()(fitting.fit_reward)
 app.command()(fitting.fit_judge)
 
 
-def _run(config: RunConfig, console: Console, output: Path | None, resume: bool) -> None:
-    from trainer.run import run
+def _run(config: RunConfig, output: Path | None, resume: bool) -> None:
+    from trainer.run import check, run
 
     if resume and output is None:
         raise ConfigError("--resume needs --output, the run folder to go on with")
-    run(config, output or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), console, resume)
+    folder, console = output or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), Console()
+    check(config, folder, resume)  # before services start
+    with _services(config, console) as complete:
+        run(complete, folder, console, resume)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from trainer.errors import ConfigError
 from trainer.run_config import JudgeEntry, RunConfig
 from trainer.run_table import comparison
 
-__all__ = ["run", "training_arguments"]
+__all__ = ["check", "run", "training_arguments"]
 
 
 def training_arguments(settings: dict[str, Any], output_dir: Path) -> Any:
@@ -59,6 +59,17 @@ def _as_number(value: Any, annotation: str) -> Any:
     return value
 
 
+def check(config: RunConfig, output_dir: Path, resume: bool = False) -> tuple[Any, list[Any]]:
+    """Return the settings and the tasks of a run, after looking for all that can be found without a model or a service.
+
+    Raises:
+        CGPOError: a setting, a task, a dataset or the run folder cannot work.
+    """
+    args = training_arguments(config.training, output_dir)
+    _check_folder(output_dir, resume)
+    return args, _tasks(config, args)
+
+
 def run(config: RunConfig, output_dir: Path, console: Console, resume: bool = False) -> dict[str, float]:
     """Train as the configuration says, print the table of before and after, and return the last metrics.
 
@@ -74,9 +85,7 @@ def run(config: RunConfig, output_dir: Path, console: Console, resume: bool = Fa
     if not config.judge_url or not config.reward_url:
         missing = "judge_url" if not config.judge_url else "reward_url"
         raise ConfigError(f"{missing} is not set; give --{missing.replace('_', '-')} or write it into the file")
-    args = training_arguments(config.training, output_dir)
-    _check_folder(output_dir, resume)
-    tasks = _tasks(config, args)
+    args, tasks = check(config, output_dir, resume)
     trainer = _trainer(config, args, tasks)
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "config.json").write_text(
@@ -118,18 +127,14 @@ def _evaluate(trainer: Any, console: Console, when: str) -> dict[str, float]:
 
 
 def _tasks(config: RunConfig, args: Any) -> list[Any]:
-    """Return the tasks of a run, their rows read; a run without `tasks` is one.
-
-    Raises:
-        CGPOError: a value or a dataset that cannot work; nothing else has been loaded yet.
-    """
+    """Return the tasks of a run, their rows read; a run without `tasks` is one."""
     from trainer import MixtureOfConstraintJudges, RemoteJudge, RemoteRewardModel, Task
     from trainer.task import batch_sizes
 
     token = service_token()
 
     def task(name: str, entries: list[JudgeEntry], train: str, held_out: str | None, **settings: Any) -> Task:
-        judges = [RemoteJudge(entry.name, config.judge_url, token=token, **entry.parameters) for entry in entries]
+        judges = [RemoteJudge(entry.name, config.judge_url or (), token=token, **entry.parameters) for entry in entries]
         return Task(
             name=name,
             train_dataset=load_rows(train),
