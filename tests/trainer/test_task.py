@@ -45,7 +45,7 @@ def test_batch_sizes_that_do_not_make_a_step_are_refused(sizes, prompts):
     ("settings", "why"),
     [
         ({"rlhf_optimizer": "ppo"}, "task 'b': no rlhf_optimizer named 'ppo'"),
-        ({"rlhf_optimizer": "codpo", "k": 1}, "task 'b': k=1: codpo compares two completions"),
+        ({"rlhf_optimizer": "codpo", "k": 1}, "task 'b': k=1: codpo compares the completions of a prompt"),
         ({"kl_threshold": -1.0}, "task 'b': kl_threshold=-1.0: must be greater than 0"),
         ({"weight": -1.0}, "task 'b': weight=-1.0: must be 0 or greater"),
         ({"batch_size": 0}, "task 'b': batch_size=0: must be at least 1"),
