@@ -22,7 +22,7 @@ from trainer.dataset import PromptDataset, Row, check_tokenizer, collate
 from trainer.errors import DatasetError, JudgeOutage
 from trainer.experience import Experience
 from trainer.iteration import Iteration, Requests, deal, generate, joint_sequences, learn, submit_baselines
-from trainer.joint import joint_mixture, joint_reward_model
+from trainer.joint import joint_scoring
 from trainer.logprobs import logprobs_in_batches
 from trainer.metrics import Clock, JsonlMetrics, Means
 from trainer.mixture import MixtureOfConstraintJudges
@@ -30,7 +30,6 @@ from trainer.multipliers import SaveMultipliers, load_multipliers, multiplier_me
 from trainer.policy import load_policy, load_reference, longest_sequence, without_dropout
 from trainer.reward import RewardModel
 from trainer.rollout import Completion
-from trainer.scoring import Scoring
 from trainer.task import Task, TrainingTask, joined_rows, rows_to_evaluate, single_task, training_tasks
 from trainer.task_order import TaskOrder
 from trainer.update import Part, split
@@ -112,14 +111,7 @@ class CGPOTrainer(Trainer):
         if args.world_size > 1:
             set_seed(args.seed, device_specific=True)
         self.sampler = make_sampler(args, policy, tokenizer)
-        self.scoring = Scoring(
-            joint_mixture({name: task.mixture for name, task in self.tasks.items()}),
-            joint_reward_model({name: task.reward_model for name, task in self.tasks.items()}),
-            args.judge_deadline,
-            args.max_unknown_fraction,
-            args.judge_outage_timeout,
-            tuple(self.tasks),
-        )
+        self.scoring = joint_scoring(self.tasks, args)
         self.baselines = Baselines(self.scoring)
         self.add_callback(SaveBaselines(self.baselines))
         self.add_callback(SaveMultipliers(lambda: {n: t.loss_settings.multipliers for n, t in self.tasks.items()}))

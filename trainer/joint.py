@@ -5,11 +5,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from trainer.config import CGPOConfig
 from trainer.dataset import Row
 from trainer.mixture import Judgement, MixtureOfConstraintJudges, Sample
 from trainer.reward import RewardModel, Scores
+from trainer.scoring import Scoring
+from trainer.task import TrainingTask
 
-__all__ = ["joint_mixture", "joint_reward_model"]
+__all__ = ["JointMixture", "JointRewardModel", "joint_scoring"]
 
 
 class JointMixture(MixtureOfConstraintJudges):
@@ -98,11 +101,16 @@ class JointRewardModel:
             model.close()
 
 
-def joint_mixture(mixtures: Mapping[str, MixtureOfConstraintJudges]) -> MixtureOfConstraintJudges:
-    """Return the mixtures of tasks as one; that of a single task is itself."""
-    return JointMixture(mixtures) if len(mixtures) > 1 else next(iter(mixtures.values()))
-
-
-def joint_reward_model(models: Mapping[str, RewardModel]) -> RewardModel:
-    """Return the reward models of tasks as one; that of a single task is itself."""
-    return JointRewardModel(models) if len(models) > 1 else next(iter(models.values()))
+def joint_scoring(tasks: Mapping[str, TrainingTask], args: CGPOConfig) -> Scoring:
+    """Return what asks the judges and the reward models of all tasks; of a single task they are asked as they are."""
+    mixtures = {name: task.mixture for name, task in tasks.items()}
+    models = {name: task.reward_model for name, task in tasks.items()}
+    (mixture, *others), model = mixtures.values(), next(iter(models.values()))
+    return Scoring(
+        JointMixture(mixtures) if others else mixture,
+        JointRewardModel(models) if others else model,
+        args.judge_deadline,
+        args.max_unknown_fraction,
+        args.judge_outage_timeout,
+        tuple(tasks),
+    )
