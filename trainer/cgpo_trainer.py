@@ -20,7 +20,7 @@ from trainer.completions import write_iteration
 from trainer.config import CGPOConfig
 from trainer.dataset import PromptDataset, Row, check_tokenizer, collate
 from trainer.errors import DatasetError, JudgeOutage
-from trainer.experience import Experience
+from trainer.gradient_balance import balanced
 from trainer.iteration import Iteration, Requests, deal, generate, joint_sequences, learn, submit_baselines
 from trainer.joint import joint_scoring
 from trainer.logprobs import logprobs_in_batches
@@ -32,6 +32,7 @@ from trainer.reward import RewardModel
 from trainer.rollout import Completion
 from trainer.task import Task, TrainingTask, joined_rows, rows_to_evaluate, single_task, training_tasks
 from trainer.task_order import TaskOrder
+from trainer.task_weights import TaskWeights
 from trainer.update import Part, split
 from trainer.vllm_rollout import VllmSampler, make_sampler
 from wire import ServiceError
@@ -115,6 +116,8 @@ class CGPOTrainer(Trainer):
         self.baselines = Baselines(self.scoring)
         self.add_callback(SaveBaselines(self.baselines))
         self.add_callback(SaveMultipliers(lambda: {n: t.loss_settings.multipliers for n, t in self.tasks.items()}))
+        self.task_weights = TaskWeights(self.tasks, args, self._total)
+        self.add_callback(self.task_weights)
         self._iteration: Iteration | None = None
         self._weights: dict[str, float] = {}
         self._micro_batches: list[dict[str, Any]] = []
@@ -141,6 +144,7 @@ class CGPOTrainer(Trainer):
             kept = SaveBaselines.path(checkpoint, self.args.process_index)
             if kept.is_file():
                 self.baselines.load(kept)
+            self.task_weights.load(checkpoint or "")
             for name, task in self.tasks.items():
                 task.loss_settings = replace(task.loss_settings, multipliers=load_multipliers(checkpoint, name))
         self.prepare(self.train_dataset)
@@ -222,12 +226,23 @@ class CGPOTrainer(Trainer):
         number = inputs["micro_batch"]
         if number == 0:
             self._iteration = self._iterate([row for batch in self._micro_batches for row in batch["rows"]])
-            self._weights = self._weights_of(self._iteration)
+            self._weights = self.task_weights.of(self._iteration, self._means["train"])
             self._record(self._iteration, "train")
-            for name in self._weights:  # the next step's: this one is planned already
-                self.tasks[name].adapt(self._iteration.experiences[list(self.tasks).index(name)].scored, self._total)
+            self._iteration.adapt(self._weights, self._total)
         start = sum(len(batch["rows"]) for batch in self._micro_batches[:number])
-        *others, last = self._parts(model, start, start + len(inputs["rows"]))
+        stop = start + len(inputs["rows"])
+        if not self.args.balance_task_gradients or not self._weights:
+            return self._descend(model, start, stop, self._weights)
+        return balanced(
+            model,
+            self._weights,
+            descend=lambda task: self._descend(model, start, stop, {task: 1.0}),
+            norm=lambda: float(self.accelerator.clip_grad_norm_(model.parameters(), float("inf"))),
+        )
+
+    def _descend(self, model: nn.Module, start: int, stop: int, weights: Mapping[str, float]) -> Tensor:
+        """Return the weighted loss of rows `start` to `stop - 1` after a backward pass per part."""
+        *others, last = self._parts(model, start, stop, weights)
         with self.accelerator.no_sync(model):
             losses = [super(CGPOTrainer, self).training_step(model, {"part": part}) for part in others]
         return torch.stack([*losses, super().training_step(model, {"part": last})]).sum()
@@ -255,23 +270,11 @@ class CGPOTrainer(Trainer):
         )  # fmt: skip
         return Iteration(rows, shares, experiences, sequences, clock.seconds)
 
-    def _weights_of(self, iteration: Iteration) -> dict[str, float]:
-        """Return rho of each task that is trained on in this step, the same on every process."""
-        weights = {}
-        for (name, task), experience in zip(self.tasks.items(), iteration.experiences, strict=True):
-            is_trained_on = self._is_trained_on(name, experience)
-            if is_trained_on:
-                weights[name] = task.weight
-            if len(self.tasks) > 1:
-                self._means["train"].add(f"task/{name}/update/applied_rate", [is_trained_on])
-        self._means["train"].add("update/applied_rate", [bool(weights)])
-        return weights
-
-    def _parts(self, model: nn.Module, start: int, stop: int) -> list[Part]:
+    def _parts(self, model: nn.Module, start: int, stop: int, weights: Mapping[str, float]) -> list[Part]:
         """Return the update of rows `start` to `stop - 1` in parts, as many of them on every process."""
         sequences = self._iteration.sequences
-        value, factor_N = self._iteration.linearized(start, stop, self._weights)
-        if not self._weights:
+        value, factor_N = self._iteration.linearized(start, stop, weights)
+        if not weights:
             return [Part(sequences, [], factor_N, value)]
         # Processes average their gradients; the plan's count already divides.
         value, factor_N = value * self.args.world_size, factor_N * self.args.world_size
@@ -285,20 +288,6 @@ class CGPOTrainer(Trainer):
         """Return the loss of one part: only the completions that the plans use go through the model."""
         loss = inputs["part"].loss(model)
         return (loss, {}) if return_outputs else loss
-
-    def _is_trained_on(self, task: str, experience: Experience) -> bool:
-        """Return, the same on every process, whether a task has anything to learn from, and enough of it is known."""
-        plan, device = experience.plan, self.args.device
-        unknown = self._total(torch.tensor(float(experience.num_unknown), device=device))
-        sent = self._total(torch.tensor(float(experience.scored.known_BK.numel()), device=device))
-        if unknown > self.args.max_unknown_fraction * sent:
-            logger.warning(
-                "%d of %d samples%s are unknown, more than max_unknown_fraction=%g: no update in this step",
-                unknown, sent, f" of the task {task}" if len(self.tasks) > 1 else "", self.args.max_unknown_fraction,
-            )  # fmt: skip
-            return False
-        used = plan.used_BK.sum() + (plan.baseline_weights_B != 0).sum()
-        return bool(self._total(used.float()) > 0)
 
     def _both_logprobs(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """Return log pi_w and log pi_ref of every sequence, by the same function on the same tokens."""

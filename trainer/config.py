@@ -64,6 +64,12 @@ class CGPOConfig(TrainingArguments):
     max_length: int | None = _option(
         None, "Most tokens of prompt and completion together. Default: what the model's positions hold."
     )
+    task_weight_rate: float = _option(
+        0.0, "How fast the weights of several tasks move to the one that does worst (MT-GRPO). Default: 0, not at all."
+    )
+    balance_task_gradients: bool = _option(
+        False, "Bring the gradients of several tasks to one norm before they are added. Default: the paper, no."
+    )
     missing_eos_penalty: float | None = _option(
         None, "Subtracted from the score of a completion (or baseline) without end-of-sequence. Default: no penalty."
     )
@@ -111,6 +117,12 @@ class CGPOConfig(TrainingArguments):
         """
         super().__post_init__()
         self.check_method()
+        if self.balance_task_gradients and self.gradient_accumulation_steps > 1:
+            raise ConfigError(
+                f"balance_task_gradients with gradient_accumulation_steps={self.gradient_accumulation_steps}: the norm "
+                "of a task's gradient is known when its whole step is done; set it to 1 and raise "
+                "per_device_train_batch_size: update_tokens bounds the memory"
+            )
         if self.fp16:
             raise ConfigError(
                 "fp16=True: its loss scaler fails at a step without update, which a constrained update may be; set "
@@ -152,7 +164,8 @@ class CGPOConfig(TrainingArguments):
         for name in (*positive, "softmin_sharpness", "multiplier_max"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be greater than 0")
-        for name in ("judge_outage_timeout", "lamb", "verdict_weight", "multiplier_start", "multiplier_rate"):
+        not_negative = ("judge_outage_timeout", "lamb", "verdict_weight", "multiplier_start", "multiplier_rate")
+        for name in (*not_negative, "task_weight_rate"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be 0 or greater")
         for name in ("max_unknown_fraction", "violation_target"):

@@ -1,7 +1,7 @@
 """One iteration of Algorithm 2 on this process: what each task learns from its rows, all at the same weights."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,6 +253,12 @@ class Iteration:
             values.append(torch.zeros_like(value) if weight is None else value * weight)
             factors.append(torch.zeros_like(factor_N) if weight is None else factor_N * weight)
         return torch.stack(values).sum(), torch.cat(factors)
+
+    def adapt(self, trained_on: Collection[str], total: Total) -> None:
+        """Have these tasks take over what their losses make of this step for the next; this one is planned already."""
+        for share, experience in zip(self.shares, self.experiences, strict=True):
+            if share.task.name in trained_on:
+                share.task.adapt(experience.scored, total)
 
     def metrics(self) -> Means:
         """Return the metrics; with several tasks each task's under its name, and what all have in common."""
