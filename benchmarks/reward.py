@@ -264,26 +264,37 @@ def latency(folder: Path, dtype: str, rounds: int = 40) -> None:
           f"{1000 * median(extra):+.1f} ms")  # fmt: skip
 
 
-def growth(folder: Path, sizes: Sequence[int]) -> None:
-    """Print time per token and memory of the service for more and more items."""
+def growth(folder: Path, sizes: Sequence[int], rounds: int) -> None:
+    """Print time per token and memory of the service for more and more items.
+
+    Each round has every size, and the smallest one again at its end: a machine is not equally fast all the time.
+    """
+    costs: dict[int, list[tuple[float, float]]] = {num: [] for num in sizes}
     with tempfile.TemporaryDirectory() as place:
         small = small_model(folder, Path(place))
         with service(small) as (pid, address), RewardClient(f"http://{address}", deadline_s=3600) as client:
             client.score(items_of(4000, 8))
-            costs = []
-            for num in sizes:
-                items, tries = items_of(num, 8), []
-                for _ in range(max(1, min(5, 10_000 // num))):
-                    before, started = cpu_s(pid), time.perf_counter()
-                    response = client.score(items)
-                    wall = time.perf_counter() - started
-                    assert all(score.error is None for score in response.results)
-                    tries.append((wall / response.usage.tokens, (cpu_s(pid) - before) / response.usage.tokens))
-                costs.append(tuple(median(one[part] for one in tries) for part in (0, 1)))
-                print(f"  {num:7} items  {1e6 * costs[-1][0]:6.2f} us/token, {1e6 * costs[-1][1]:6.2f} us/token of the "
-                      f"service's CPU, {memory_mib(pid):.0f} MiB")  # fmt: skip
-    wall, cpu = (costs[-1][part] / costs[0][part] for part in (0, 1))
+            for _ in range(rounds):
+                for num in (*sizes, sizes[0]):
+                    items = items_of(num, 8)
+                    for _ in range(max(1, min(5, 10_000 // num))):
+                        costs[num].append(cost(client, items, pid))
+                print(f"  a round ends with {memory_mib(pid):.0f} MiB", flush=True)
+    medians = {num: [median(one[part] for one in tries) for part in (0, 1)] for num, tries in costs.items()}
+    for num, (wall, cpu) in medians.items():
+        print(f"  {num:7} items  {1e6 * wall:6.2f} us/token, {1e6 * cpu:6.2f} us/token of the service's CPU, median of "
+              f"{len(costs[num])}")  # fmt: skip
+    wall, cpu = (medians[sizes[-1]][part] / medians[sizes[0]][part] for part in (0, 1))
     print(f"  time per token at {sizes[-1]} items to that at {sizes[0]}: {wall:.2f}, of CPU {cpu:.2f}")
+
+
+def cost(client: RewardClient, items: Sequence[ScoreItem], server: int) -> tuple[float, float]:
+    """Return what a token of these items costs: seconds by the clock, and of the server's processor time."""
+    before, started = cpu_s(server), time.perf_counter()
+    response = client.score(items)
+    wall = time.perf_counter() - started
+    assert all(score.error is None for score in response.results)
+    return wall / response.usage.tokens, (cpu_s(server) - before) / response.usage.tokens
 
 
 def batch_mates(folder: Path) -> None:
@@ -345,7 +356,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="folder of a reward model; the embedded one by default")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--items", type=int, default=256, help="items of the throughput part")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of the throughput part")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the throughput and the growth part")
     parser.add_argument("--growth", type=int, nargs="+", default=[1000, 10_000, 100_000], help="sizes of that part")
     parser.add_argument("--no-share-prefix", action="store_true", help="the service computes all rows as they are")
     parser.add_argument("--only", choices=["throughput", "latency", "growth", "batch_mates"])
@@ -361,7 +372,7 @@ def main() -> None:
     parts: dict[str, Callable[[], None]] = {
         "throughput": lambda: throughput(folder, options.dtype, options.items, options.rounds),
         "latency": lambda: latency(folder, options.dtype),
-        "growth": lambda: growth(folder, options.growth),
+        "growth": lambda: growth(folder, options.growth, options.rounds),
         "batch_mates": lambda: batch_mates(folder),
     }
     for name, part in parts.items():

@@ -111,9 +111,7 @@ class RewardModel:
         self._tokenizer.truncation_side = "left"
         self._pad_id = self._pad_token_id()
         self._is_causal = _is_causal(model)
-        self._prefix: SharedPrefix | None = None
-        if self._is_causal and checked.settings.share_prefix and self._can_share():
-            self._prefix = SharedPrefix(model, self._pad_id)
+        self._prefix = self._shared_prefix() if self._is_causal and checked.settings.share_prefix else None
         self._golden = read_golden(Path(checked.place))
 
     def encode(self, prompt: Prompt, completion: str) -> Encoded:
@@ -208,19 +206,24 @@ class RewardModel:
     def _dtype(self) -> str:
         return str(self._model.dtype).removeprefix("torch.")
 
-    def _can_share(self) -> bool:
-        """Return whether two answers to one question score the same where the question is computed once."""
-        question, answers = "Is this so? " * (WORTH_TOKENS // 3), ("Yes.", "No, it is not.")
+    def _shared_prefix(self) -> SharedPrefix | None:
+        """Return what shares beginnings, if two answers to one question score the same where it is computed once.
+
+        The template's own beginning, a system turn for example, is in it already.
+        """
+        question = "Is this so? " * (WORTH_TOKENS // 3)
         try:
-            if self.reads_conversations:
-                rows = [self.encode(question, answer).ids for answer in answers]
-            else:
-                rows = [self.encode_text(question + answer, True).ids for answer in answers]
-            alone, shared = (self._logits(rows, one) for one in (None, SharedPrefix(self._model, self._pad_id)))
+            long = [self._example(question, answer).ids for answer in ("Yes.", "No, it is not.")]
+            alone, shared = (self._logits(long, one) for one in (None, SharedPrefix(self._model, self._pad_id)))
+            moves = [largest_move(*both) for both in zip(alone, shared, strict=True)]
+            if max(moves) > TOLERANCE[self._dtype]:
+                return None
+            prefix = SharedPrefix(self._model, self._pad_id)
+            with torch.inference_mode():
+                prefix.keep([self._example(question, "Yes.").ids for question in ("Hello", "Bye")])
         except (EncodingRefused, *FORWARD_ERRORS):
-            return False
-        moves = (largest_move(*both) for both in zip(alone, shared, strict=True))
-        return max(moves) <= TOLERANCE[self._dtype]
+            return None
+        return prefix
 
     def _width(self, longest: int, limit: int) -> int:
         """Return the width of a batch: in bfloat16, a CPU keeps a kernel per shape, so few shapes are wanted."""
@@ -228,8 +231,10 @@ class RewardModel:
             return longest
         return max(longest, min(-(-longest // WIDTH_STEP) * WIDTH_STEP, limit))
 
-    def _example(self) -> Encoded:
-        return self.encode("Hello", "Hi") if self.reads_conversations else self.encode_text("Hi", True)
+    def _example(self, question: str = "Hello", answer: str = "Hi") -> Encoded:
+        if self.reads_conversations:
+            return self.encode(question, answer)
+        return self.encode_text(f"{question} {answer}", True)
 
     def _pad_token_id(self) -> int:
         """Return the id to pad with, and tell it to the model, which scores the last token that differs from it."""

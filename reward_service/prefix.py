@@ -13,7 +13,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 WORTH_TOKENS = 64
-"""Tokens that have to be saved in a batch: about what the one pass more costs that the beginning may take."""
+"""Tokens that have to be saved in a batch: about what the one pass more costs that a new beginning takes."""
+SHORTEST = 16
+"""Tokens of a beginning: attention to a shorter one costs more than it saves."""
 
 
 class SharedPrefix:
@@ -39,7 +41,13 @@ class SharedPrefix:
         # The token that a row's number is read off stays in the row.
         longest = min(self._num_read(row) for row in rows) - 1
         shared = common[: max(longest, 0)]
-        return shared if (len(rows) - 1) * len(shared) >= WORTH_TOKENS else []
+        is_worth_a_pass = (len(rows) - 1) * len(shared) >= WORTH_TOKENS
+        return shared if len(shared) >= SHORTEST and (is_worth_a_pass or shared == self._ids) else []
+
+    def keep(self, rows: Sequence[list[int]]) -> None:
+        """Have the beginning of these rows ready for the first batch."""
+        if len(common := _common(rows)) >= SHORTEST:
+            self.cache(common, len(rows))
 
     def cache(self, ids: list[int], num_rows: int) -> DynamicCache:
         """Return keys and values of a beginning, for so many rows.

@@ -64,6 +64,17 @@ def test_the_token_that_a_number_is_read_off_is_never_in_the_shared_part(save: S
     assert served.score(rows) == pytest.approx([served.score([row])[0] for row in rows], abs=1e-4)
 
 
+def test_the_templates_own_beginning_is_kept_from_the_start(save: Save, tokenizer: object) -> None:
+    tokenizer.chat_template = "{{ 'You are a reward model. ' }}" + tokenizer.chat_template
+    served = load(save(tokenizer=tokenizer))
+    row = served.encode("Hi", "yes").ids
+    shapes = shapes_of(served)
+    [score] = served.score([row])
+    # "You are a reward model. <|im_start|>user\n": control tokens and bytes.
+    assert shapes == [(1, len(row) - (24 + 1 + 5))]
+    assert [score] == pytest.approx(load(save(tokenizer=tokenizer), share_prefix=False).score([row]), abs=1e-4)
+
+
 def test_a_few_tokens_are_not_worth_a_pass_of_their_own(save: Save) -> None:
     served = load(save())
     shapes = shapes_of(served)
