@@ -11,7 +11,8 @@ That of the embedded model begins each text with the same system turn of 24 toke
 2. latency: one request on an idle service against the same forward pass without it (at most 10 ms more).
 3. growth: time per token from 1,000 to 100,000 short items (within 15 %), and the service's memory. With a model of one
    small layer, so that what the service itself does is not hidden behind the forward passes.
-4. batch mates: how far a score moves with them, in float32 (at most 1e-4) and bfloat16.
+4. batch mates: how far a score moves with them, in float32 (at most 1e-4) and bfloat16, and the latter from the former.
+5. widths: what rounding a batch's width up costs and saves in bfloat16 on a CPU: each shape has a kernel there.
 
 Processor time, of a service and of its clients together, is printed beside the clock: on a machine that does other work
 it is the steadier of the two. OMP_NUM_THREADS is obeyed by every side.
@@ -50,6 +51,7 @@ from transformers import (
     pipeline,
 )
 
+import reward_service.model
 from reward_service.model import check_model
 from reward_service.settings import RewardSettings
 from trainer.embedded import embedded_models
@@ -299,7 +301,7 @@ def cost(client: RewardClient, items: Sequence[ScoreItem], server: int) -> tuple
 
 def batch_mates(folder: Path) -> None:
     """Print how far scores move between alone and together, through the service's own code."""
-    items = items_of(24)
+    items, known = items_of(24), []
     for dtype in ("float32", "bfloat16"):
         model = check_model(RewardSettings(model=str(folder), dtype=dtype)).load()
         rows = [model.encode(item.prompt, item.completion).ids for item in items]
@@ -307,6 +309,32 @@ def batch_mates(folder: Path) -> None:
         moved = max(abs(a - b) for a, b in zip(alone, model.score(rows), strict=True))
         print(f"batch mates move a score in {dtype} by {moved:.2g} at most; the scores spread over "
               f"{max(alone) - min(alone):.3g}")  # fmt: skip
+        known.append(alone)
+    moved = max(abs(a - b) / (1 + abs(a)) for a, b in zip(*known, strict=True))
+    print(f"bfloat16 moves a score s from float32 by {moved:.2g} (1 + |s|) at most")
+
+
+def widths(folder: Path) -> None:
+    """Print time and memory of batches whose widths are as they come, and are rounded up; each in its own process."""
+    for step in (1, reward_service.model.WIDTH_STEP):
+        command = [sys.executable, "-m", "benchmarks.reward", "--model", str(folder), "--width-step", str(step)]
+        subprocess.run(command, check=True)
+
+
+def score_widths(folder: Path, step: int) -> None:
+    """Print what batches of many widths take, when they are met first and again, and what memory stays."""
+    reward_service.model.WIDTH_STEP = step
+    model = check_model(RewardSettings(model=str(folder), dtype="bfloat16")).load()
+    rows = [model.encode(item.prompt, item.completion).ids for item in items_of(240)]
+    batches = [rows[start : start + size] for size in (1, 3, 8) for start in range(0, 20 * size, size)]
+    before, seconds = memory_mib(os.getpid()), []
+    for _ in range(2):
+        started = time.perf_counter()
+        for batch in batches:
+            model.score(batch)
+        seconds.append(time.perf_counter() - started)
+    print(f"widths in steps of {step}: {seconds[0]:.2f} s when first met, {seconds[1]:.2f} s again, "
+          f"{memory_mib(os.getpid()) - before:.0f} MiB more")  # fmt: skip
 
 
 def small_model(folder: Path, place: Path) -> Path:
@@ -359,8 +387,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the throughput and the growth part")
     parser.add_argument("--growth", type=int, nargs="+", default=[1000, 10_000, 100_000], help="sizes of that part")
     parser.add_argument("--no-share-prefix", action="store_true", help="the service computes all rows as they are")
-    parser.add_argument("--only", choices=["throughput", "latency", "growth", "batch_mates"])
+    parser.add_argument("--only", choices=["throughput", "latency", "growth", "batch_mates", "widths"])
     parser.add_argument("--serve-peer", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--width-step", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if options.serve_peer:
@@ -369,11 +398,15 @@ def main() -> None:
     if options.no_share_prefix:
         os.environ["REWARD_SERVICE_SHARE_PREFIX"] = "false"
     folder = options.model or embedded_models().reward_model
+    if options.width_step:
+        score_widths(folder, options.width_step)
+        return
     parts: dict[str, Callable[[], None]] = {
         "throughput": lambda: throughput(folder, options.dtype, options.items, options.rounds),
         "latency": lambda: latency(folder, options.dtype),
         "growth": lambda: growth(folder, options.growth, options.rounds),
         "batch_mates": lambda: batch_mates(folder),
+        "widths": lambda: widths(folder),
     }
     for name, part in parts.items():
         if options.only in (None, name):

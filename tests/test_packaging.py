@@ -87,7 +87,7 @@ def test_a_service_without_torch_does_not_import_it(package):
 
 
 def test_containers_serve_the_embedded_models_of_this_build():
-    files = (ROOT / "docker-compose.yml", ROOT / "deploy" / "llm_judges.yaml")
+    files = (ROOT / "docker-compose.yml", *(ROOT / "deploy").rglob("*.yaml"))
     named = re.findall(r"/models/([\w.-]+)/", "".join(file.read_text(encoding="utf-8") for file in files))
     embedded = (ROOT / "trainer" / "embedded.py").read_text(encoding="utf-8")
     assert set(named) == set(re.findall(r'^BUILD = "(.+)"', embedded, re.MULTILINE))

@@ -1,7 +1,6 @@
 """The adapters under the request code of the clients that they are for, where that is installed; else it is skipped.
 
-The wheels are no part of the development install: `pip install trl sandbox-fusion cohere`, and OpenRLHF's, verl's and
-NeMo Gym's without their dependencies (`--no-deps`), plus aiohttp and requests, run what can be run without a GPU.
+The wheels are no part of the development install: `scripts/test-adapters` makes an environment that has them.
 """
 
 import asyncio
