@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from trainer.attention import can_replace
 from trainer.batch import Sequences
 from trainer.captured import forward_packed, head_of, innermost, is_compiled, names_of_forward, replaced_head
 from trainer.head import LogitRule, token_logprobs
@@ -26,10 +27,12 @@ class Abilities(NamedTuple):
     rule: what follows its head; None where that is not known, and only the model's own logits will do.
     pair_cost: what a query-key pair costs, in units of what a token costs in the other layers; None where completions
         of a prompt cannot share a row exactly.
+    is_arranged: whether attention can be computed by an arrangement, which costs no pair that is not needed.
     """
 
     rule: LogitRule | None
     pair_cost: float | None
+    is_arranged: bool = False
 
 
 _known: WeakKeyDictionary[nn.Module, Abilities] = WeakKeyDictionary()
@@ -44,7 +47,7 @@ def abilities(model: nn.Module) -> Abilities:
         model.eval()
         try:
             rule = _logit_rule(model)
-            _known[inner] = Abilities(rule, None if rule is None else _pair_cost(model, rule))
+            _known[inner] = Abilities(None, None) if rule is None else _with_attention(model, rule)
         finally:
             model.train(was_training)
     return _known[inner]
@@ -85,29 +88,37 @@ def _logit_rule(model: nn.Module) -> LogitRule | None:
     return rule if torch.allclose(logits.float(), rule.apply(given_V).expand(1, 2, -1), rtol=1e-5, atol=1e-5) else None
 
 
-def _pair_cost(model: nn.Module, rule: LogitRule) -> float | None:
-    """Return the cost of a pair if a completion's log-probabilities do not depend on whether it has a row to itself."""
+def _with_attention(model: nn.Module, rule: LogitRule) -> Abilities:
+    """Return how a model's attention lets completions share a prompt."""
     inner = innermost(model)
     width = getattr(inner.config, "hidden_size", None)
     is_masked = getattr(inner.config, "_attn_implementation", None) in ("sdpa", "eager")
     if not (is_masked and isinstance(width, int) and {"position_ids", "attention_mask"} <= names_of_forward(inner)):
-        return None
+        return Abilities(rule, None)
+    # A layer has about 12 * width**2 weights, so a token takes 24 * width**2 operations in it, a pair 4 * width.
+    pair_cost = ATTENTION_COST / (6 * width) if _is_exact(model, rule, is_arranged=False) else None
+    return Abilities(rule, pair_cost, can_replace(inner) and _is_exact(model, rule, is_arranged=True))
 
-    def ask(first: Tensor, rows: list[list[int]]) -> Tensor:
+
+def _is_exact(model: nn.Module, rule: LogitRule, is_arranged: bool) -> bool:
+    """Return whether a completion's log-probabilities do not depend on whether it has a row to itself."""
+    inner = innermost(model)
+
+    def ask(first: Tensor, rows: list[list[int]], is_arranged: bool) -> Tensor:
         completions = torch.stack([first, second])
         ones = torch.ones(2, 5, dtype=torch.bool, device=ids.device)
-        packed = pack(Sequences(ids[:5].expand(2, -1), ones, completions, torch.ones_like(completions).bool()), rows)
+        sequences = Sequences(ids[:5].expand(2, -1), ones, completions, torch.ones_like(completions).bool())
+        packed = pack(sequences, rows, is_arranged)
         found = forward_packed(model, packed, lambda hidden, head: token_logprobs(hidden, head, packed.target_M, rule))
         return found[packed.sequence_M == 1]
 
     ids = (torch.arange(23, device=head_of(inner).weight.device) * 7919 + 1) % head_of(inner).out_features
     one, second, other = ids[5:].split(6)
-    apart, beside_one, beside_other = ask(one, [[0], [1]]), ask(one, [[0, 1]]), ask(other, [[0, 1]])
+    apart = ask(one, [[0], [1]], False)
+    beside_one, beside_other = ask(one, [[0, 1]], is_arranged), ask(other, [[0, 1]], is_arranged)
     tolerance = 2e-4 if _computes_in_float32(inner) else 0.5  # tokens this unlikely have logits of a coarse grid
     # A neighbour's tokens must not matter at all: masked attention multiplies them by exactly 0.
-    is_exact = torch.equal(beside_one, beside_other) and torch.allclose(apart, beside_one, rtol=0, atol=tolerance)
-    # A layer has about 12 * width**2 weights, so a token takes 24 * width**2 operations in it, a pair 4 * width.
-    return ATTENTION_COST / (6 * width) if is_exact else None
+    return torch.equal(beside_one, beside_other) and torch.allclose(apart, beside_one, rtol=0, atol=tolerance)
 
 
 def _computes_in_float32(inner: nn.Module) -> bool:

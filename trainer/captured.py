@@ -6,12 +6,13 @@ parameters for the backward pass by what their forward returned.
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainer.attention import own_attention
 from trainer.packing import PackedRows
 
 __all__ = ["forward_packed", "head_of", "innermost", "is_compiled", "names_of_forward", "replaced_head"]
@@ -23,7 +24,11 @@ def forward_packed(model: nn.Module, packed: PackedRows, compute: Callable[[Tens
     arguments: dict[str, Any] = {"input_ids": packed.input_ids_RL}
     if "use_cache" in names_of_forward(inner):
         arguments["use_cache"] = False
-    if packed.mask_R1LL is not None:
+    if packed.arrangement is not None:
+        # A mask of four dimensions is handed on as it is, so none is made; attention by an arrangement reads none.
+        arguments["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packed.input_ids_RL.device)
+        arguments["position_ids"] = packed.position_ids_RL
+    elif packed.mask_R1LL is not None:
         is_eager = inner.config._attn_implementation == "eager"
         arguments["attention_mask"] = _additive(packed.mask_R1LL, inner.dtype) if is_eager else packed.mask_R1LL
         arguments["position_ids"] = packed.position_ids_RL
@@ -35,8 +40,9 @@ def forward_packed(model: nn.Module, packed: PackedRows, compute: Callable[[Tens
         return hidden_RLH[:, :1, :1]  # logits of no use to anyone, for whatever the model does with them
 
     hook = inner.register_forward_hook(lambda *_: found[0], prepend=True)
+    own = nullcontext() if packed.arrangement is None else own_attention(inner, packed.arrangement)
     try:
-        with replaced_head(inner, other_head):
+        with replaced_head(inner, other_head), own:
             return model(**arguments)
     finally:
         hook.remove()

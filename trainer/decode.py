@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from trainer.attention import own_attention
 from trainer.batch import Sequences
 
 __all__ = ["RoomyLayer", "can_decode", "decode", "draw"]
@@ -71,15 +72,22 @@ class RoomyLayer(DynamicLayer):
         self._show(self.keys.shape[0] * repeats, self.keys.shape[-2])
 
     def _show(self, rows: int, length: int) -> None:
-        self.keys, self.values = self._all_keys[:rows, :, :length], self._all_values[:rows, :, :length]
+        self.keys, self.values = (_shown(states[:rows], length) for states in (self._all_keys, self._all_values))
 
 
 def _with_room(states: Tensor, repeats: int, room: int) -> Tensor:
     """Return each row of states `repeats` times, in a tensor that is longer by `room` tokens."""
     rows, heads, length, width = states.shape
-    roomy = states.new_empty(rows, repeats, heads, length + room, width)
+    roomy = states.new_zeros(rows, repeats, heads, length + room, width)  # no NaN: it is multiplied by weights of 0
     roomy[:, :, :, :length] = states[:, None]
     return roomy.view(rows * repeats, heads, length + room, width)
+
+
+def _shown(states: Tensor, length: int) -> Tensor:
+    """Return the first tokens of the states, and with them a way back to all, for who can use the room behind them."""
+    shown = states[:, :, :length]
+    shown.with_room = states  # type: ignore[attr-defined]
+    return shown
 
 
 def can_decode(model: PreTrainedModel) -> bool:
@@ -117,7 +125,7 @@ def decode(
         temperature: of the sampling; 0 takes the likeliest token.
     """
     device = prompts.prompt_ids_NP.device
-    cache = _cache(model, min(max_new_tokens, 256))
+    cache = _cache(model, min(max_new_tokens, 64))
     mask = prompts.prompt_mask_NP.long()
     logits = _next_logits(model, cache, prompts.prompt_ids_NP, mask, (mask.cumsum(dim=1) - 1).clamp(min=0))
     cache.batch_repeat_interleave(k)
@@ -187,7 +195,8 @@ def _next_logits(
         "logits_to_keep": 1,
     }
     accepted = _accepted(model)
-    logits: Tensor = model(**{name: value for name, value in arguments.items() if name in accepted}).logits[:, -1]
+    with own_attention(model):
+        logits: Tensor = model(**{name: value for name, value in arguments.items() if name in accepted}).logits[:, -1]
     return logits
 
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from trainer.abilities import abilities, fits_window
+from trainer.attention import can_replace, is_plain_pass
 from trainer.batch import Sequences
 from trainer.captured import forward_packed, innermost, names_of_forward
 from trainer.head import token_logprobs, weighted_logprobs
 from trainer.packing import batches, groups, pack
 
-__all__ = ["completion_logprobs", "logprobs_in_batches", "shared_rows", "weighted_sum"]
+__all__ = ["completion_logprobs", "in_batches", "is_arranged", "logprobs_in_batches", "shared_rows", "weighted_sum"]
 
 
 def completion_logprobs(model: nn.Module, sequences: Sequences, rows: list[list[int]] | None = None) -> Tensor:
@@ -41,7 +42,7 @@ def completion_logprobs(model: nn.Module, sequences: Sequences, rows: list[list[
     if rule is None:
         index = _members(rows, logprobs_N)
         return logprobs_N.index_put((index,), _from_own_logits(model, sequences.select(index)))
-    packed = pack(sequences, rows)
+    packed = pack(sequences, rows, is_arranged(model, sequences))
     logprobs_M = forward_packed(model, packed, lambda hidden, head: token_logprobs(hidden, head, packed.target_M, rule))
     return logprobs_N.index_add(0, packed.sequence_M, logprobs_M)
 
@@ -59,7 +60,7 @@ def logprobs_in_batches(
         agree: from the number of forward passes of this process to the largest of all: processes go forward together.
     """
     logprobs_N = torch.zeros(len(sequences), dtype=torch.float32, device=sequences.prompt_ids_NP.device)
-    parts = list(batches(sequences, shared_rows(model, sequences, most_tokens), most_tokens))
+    parts = in_batches(model, sequences, shared_rows(model, sequences, most_tokens), most_tokens)
     parts += parts[:1] * (agree(len(parts)) - len(parts))
     for rows in parts:
         index = _members(rows, logprobs_N)
@@ -81,7 +82,7 @@ def weighted_sum(model: nn.Module, sequences: Sequences, rows: list[list[int]], 
     rule = abilities(model).rule
     if rule is None:
         return (factor_N * completion_logprobs(model, sequences, rows)).sum()
-    packed = pack(sequences, rows)
+    packed = pack(sequences, rows, is_arranged(model, sequences))
     factor_M = factor_N.float()[packed.sequence_M]
     return forward_packed(
         model, packed, lambda hidden, head: weighted_logprobs(hidden, head, packed.target_M, rule, factor_M)
@@ -102,7 +103,23 @@ def shared_rows(
     pair_cost = abilities(model).pair_cost
     if pair_cost is not None and not fits_window(model, sequences):
         pair_cost = None
+    if is_arranged(model, sequences):
+        pair_cost = 0.0
     return groups(sequences, range(len(sequences)) if members is None else members, pair_cost, most_tokens)
+
+
+def in_batches(
+    model: nn.Module, sequences: Sequences, rows: list[list[int]], most_tokens: int
+) -> list[list[list[int]]]:
+    """Return rows in batches of at most `most_tokens` tokens."""
+    return list(batches(sequences, rows, most_tokens, is_padded=not is_arranged(model, sequences)))
+
+
+def is_arranged(model: nn.Module, sequences: Sequences) -> bool:
+    """Return whether attention is computed by an arrangement, so that rows cost no pair that is not needed."""
+    inner = innermost(model)
+    can = abilities(model).is_arranged and can_replace(inner)  # the model's attention may have been set since
+    return can and is_plain_pass(inner) and fits_window(model, sequences)
 
 
 def _members(rows: list[list[int]], like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer.arrangement import Arrangement, arrange
 from trainer.batch import Sequences
 
 __all__ = ["PackedRows", "batches", "groups", "pack"]
@@ -23,7 +24,8 @@ class PackedRows:
     """Token rows [prompt, completion, completion, ...] and where in them each completion token is predicted.
 
     A completion's last token is read by nobody, so it is in no row. `position_ids_RL` and `mask_R1LL` are None where
-    every row has one completion: plain causal attention then never reaches the padding on the right.
+    every row has one completion: plain causal attention then never reaches the padding on the right. With an
+    arrangement all of it is one row, one after the other, and the arrangement stands in the mask's place.
 
     source_M: flat index into R * L of the hidden state that predicts the token.
     target_M: the token.
@@ -36,6 +38,7 @@ class PackedRows:
     source_M: Tensor
     target_M: Tensor
     sequence_M: Tensor
+    arrangement: Arrangement | None = None
 
 
 def groups(sequences: Sequences, members: Sequence[int], pair_cost: float | None, most_tokens: int) -> list[list[int]]:
@@ -62,51 +65,67 @@ def groups(sequences: Sequences, members: Sequence[int], pair_cost: float | None
     return sorted(rows, key=lambda row: -_row_tokens(row, lengths, prompt_lengths))
 
 
-def batches(sequences: Sequences, rows: Sequence[Sequence[int]], most_tokens: int) -> Iterator[list[list[int]]]:
+def batches(
+    sequences: Sequences, rows: Sequence[Sequence[int]], most_tokens: int, is_padded: bool = True
+) -> Iterator[list[list[int]]]:
     """Yield rows in batches of at most `most_tokens` tokens, padding included; a longer row is a batch by itself.
 
     Args:
         sequences: what the rows refer to.
         rows: as `groups` returns them, longest first.
         most_tokens: of one batch.
+        is_padded: whether a batch's rows are as long as the longest of them.
     """
     lengths = sequences.completion_mask_NT.sum(dim=1).tolist()
     prompt_lengths = sequences.prompt_mask_NP.sum(dim=1).tolist()
     batch: list[list[int]] = []
-    width = 0
+    width = num_tokens = 0
     for row in rows:
-        if batch and (len(batch) + 1) * width > most_tokens:
+        own = _row_tokens(row, lengths, prompt_lengths)
+        if batch and num_tokens + (width if is_padded else own) > most_tokens:
             yield batch
             batch = []
-        width = width if batch else _row_tokens(row, lengths, prompt_lengths)
+        width, num_tokens = (width, num_tokens) if batch else (own, 0)
+        num_tokens += width if is_padded else own
         batch.append(list(row))
     if batch:
         yield batch
 
 
-def pack(sequences: Sequences, rows: Sequence[Sequence[int]]) -> PackedRows:
+def pack(sequences: Sequences, rows: Sequence[Sequence[int]], is_arranged: bool = False) -> PackedRows:
     """Return the rows as tensors.
 
     A prompt's tokens are seen by all completions of its row, a completion's by itself alone; positions begin anew
     behind the prompt. So each completion is computed as if it stood in a row of its own.
+
+    Args:
+        sequences: what the rows refer to.
+        rows: as `groups` returns them.
+        is_arranged: whether to lay them one behind the other, for attention by an arrangement.
     """
     prompts = [ids[mask].tolist() for ids, mask in zip(sequences.prompt_ids_NP, sequences.prompt_mask_NP, strict=True)]
     lengths = sequences.completion_mask_NT.sum(dim=1).tolist()
     completions = [ids[:n] for ids, n in zip(sequences.completion_ids_NT.tolist(), lengths, strict=True)]
     built = [_row(prompts[row[0]], [completions[n] for n in row]) for row in rows]
+    device = sequences.prompt_ids_NP.device
+    arrangement = None
+    if is_arranged:
+        seen = [[max(lengths[n] - 1, 0) for n in row] for row in rows]
+        arrangement = arrange([(len(prompts[row[0]]), own) for row, own in zip(rows, seen, strict=True)], device)
+        built = [_joined(built)]
     width = max(len(one.ids) for one in built)
     source: list[int] = []
     for r, one in enumerate(built):
         source.extend(r * width + at for at in one.source)
-    device = sequences.prompt_ids_NP.device
-    is_shared = any(len(row) > 1 for row in rows)
+    is_shared = not is_arranged and any(len(row) > 1 for row in rows)
     return PackedRows(
         _padded([one.ids for one in built], width, 0).to(device),
-        _padded([one.positions for one in built], width, 0).to(device) if is_shared else None,
+        _padded([one.positions for one in built], width, 0).to(device) if is_shared or is_arranged else None,
         _mask(_padded([one.parts for one in built], width, -1).to(device)) if is_shared else None,
         torch.tensor(source, dtype=torch.long, device=device),
         torch.tensor([t for row in rows for n in row for t in completions[n]], dtype=torch.long, device=device),
         torch.tensor([n for row in rows for n in row for _ in completions[n]], dtype=torch.long, device=device),
+        arrangement,
     )
 
 
@@ -129,6 +148,16 @@ def _row(prompt: list[int], completions: list[list[int]]) -> _Row:
         row.positions.extend(range(len(prompt), len(prompt) + len(seen)))
         row.parts.extend([part] * len(seen))
     return row
+
+
+def _joined(rows: list[_Row]) -> _Row:
+    whole = _Row([], [], [], [])
+    for row in rows:
+        whole.source.extend(len(whole.ids) + at for at in row.source)
+        whole.ids.extend(row.ids)
+        whole.positions.extend(row.positions)
+        whole.parts.extend(row.parts)
+    return whole
 
 
 def _padded(rows: list[list[int]], width: int, fill: int) -> Tensor:

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from trainer.batch import Sequences
 from trainer.experience import Experience
-from trainer.logprobs import shared_rows, weighted_sum
+from trainer.logprobs import in_batches, shared_rows, weighted_sum
 from trainer.loss import Loss, LossSettings
-from trainer.packing import batches
 
 __all__ = ["Part", "linearize", "split"]
 
@@ -90,7 +89,7 @@ def split(
     """
     members = factor_N.nonzero().flatten().tolist()
     rows = shared_rows(model, sequences, most_tokens, members) if members else []
-    parts = list(batches(sequences, rows, most_tokens))
+    parts = in_batches(model, sequences, rows, most_tokens) if rows else []
     parts = [[[0]]] * (agree(len(parts)) - len(parts)) + parts or [[]]
     nothing = torch.zeros_like(value)
     values = [nothing] * (len(parts) - 1) + [value]

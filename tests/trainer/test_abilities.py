@@ -94,7 +94,8 @@ def shared(model, sequences):
 
 def test_each_architecture_is_found_out(named_model):
     name, model = named_model
-    rule, pair_cost = abilities(model)
+    rule, pair_cost, is_arranged = abilities(model)
+    assert is_arranged == (name not in DO_NOT_SHARE | {"llama, eager"} and model.config._attn_implementation == "sdpa")
     wanted = RULES.get(name, (1.0, None))
     assert (rule is None) if wanted is None else ((rule.scale, rule.cap) == pytest.approx(wanted))
     assert (pair_cost is None) == (name in DO_NOT_SHARE)
@@ -154,4 +155,4 @@ def test_a_sequence_beyond_the_window_of_attention_shares_no_row():
 
 def test_of_a_compiled_model_nothing_is_replaced():
     torch.manual_seed(3)
-    assert abilities(torch.compile(BUILDERS["llama"]().eval(), backend="eager")) == (None, None)
+    assert abilities(torch.compile(BUILDERS["llama"]().eval(), backend="eager")) == (None, None, False)

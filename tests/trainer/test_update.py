@@ -95,9 +95,10 @@ def test_no_part_has_more_tokens_than_the_budget(build_trainer, monkeypatch):
     inner = update_module.weighted_sum
 
     def watched(model, sequences, rows, factor_N):
+        from trainer.logprobs import is_arranged
         from trainer.packing import pack
 
-        sizes.append(pack(sequences, rows).input_ids_RL.numel())
+        sizes.append(pack(sequences, rows, is_arranged(model, sequences)).input_ids_RL.numel())
         return inner(model, sequences, rows, factor_N)
 
     monkeypatch.setattr(update_module, "weighted_sum", watched)
