@@ -1,21 +1,24 @@
 # An LLM server for trying out LLM judges: `transformers serve`, with the embedded model that the trainer's image builds.
 ARG BASE=python:3.11-slim
 
+FROM ${BASE} AS requirements
+COPY pyproject.toml deploy/requirements.py ./
+RUN python3 requirements.py llm > requirements.txt
+
 FROM ${BASE} AS build
 ARG TORCH_INDEX=
 ARG CGPO_TORCH=
 WORKDIR /src
-COPY pyproject.toml constraints.txt ./
-COPY deploy/requirements.py deploy/
+COPY constraints.txt ./
+COPY --from=requirements requirements.txt ./
 COPY scripts/install-torch scripts/
 RUN python3 -m venv /venv \
     && scripts/install-torch /venv/bin/python \
-    && python3 deploy/requirements.py llm > requirements.txt \
     && /venv/bin/pip install --no-cache-dir --no-compile --constraint constraints.txt --requirement requirements.txt \
-    && /venv/bin/pip uninstall --yes pip \
     && rm -rf /venv/lib/python3*/site-packages/torch/include \
     # without what is hardly ever imported: the root is read-only, so what is not compiled here never is
-    && python3 -m compileall -q -j 0 -x 'transformers/models/|/tests?/|torch/(testing|_inductor)/' /venv/lib
+    && python3 -m compileall -q -j 0 -x 'transformers/models/|/tests?/|torch/(testing|_inductor)/|/pip/' /venv/lib
+RUN /venv/bin/pip uninstall --yes pip
 
 FROM ${BASE}
 COPY --from=build /venv /venv

