@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 PROBE_S = 20.0
 TRIES = 2
 """A machine that is busy while the service starts must not cost it the better level."""
+WAY_OUT = "what a host or a container has to allow: docs/operations.md"
 PROBE = """
 import os, socket
 
@@ -75,9 +76,9 @@ async def open_sandbox(settings: SandboxSettings) -> Sandbox:
                 await sandbox.close()
         if works:
             if level != levels[0]:
-                logger.warning("the sandbox runs at level %s, for: %s", level, "; ".join(problems.values()))
+                logger.warning("the sandbox runs at level %s, for: %s; %s", level, "; ".join(problems.values()), WAY_OUT)
             return sandbox
-    raise SandboxError("; ".join(problems.values()))
+    raise SandboxError("; ".join([*problems.values(), WAY_OUT]))
 
 
 async def self_test(sandbox: Sandbox) -> None:
