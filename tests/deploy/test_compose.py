@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import yaml
 
 from judge_service.settings import JudgeSettings
 from reward_service.settings import RewardSettings
+from trainer.embedded import BUILD
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = shutil.which("docker-compose", path=str(Path(sys.executable).parent))
@@ -124,6 +126,12 @@ def test_every_file_that_is_mounted_exists(everything):
     for name, service in everything["services"].items():
         for volume in service["volumes"]:
             assert volume["type"] == "volume" or Path(volume["source"]).is_file(), f"{name}: {volume['source']}"
+
+
+def test_every_path_of_an_embedded_model_is_that_of_the_build_that_is_made():
+    files = [ROOT / "docker-compose.yml", *(ROOT / "deploy").rglob("*.yaml")]
+    named = {name for file in files for name in re.findall(r"/models/([\w.-]+)/", file.read_text())}
+    assert named == {BUILD}
 
 
 def test_the_settings_of_the_llm_judges_can_be_read(monkeypatch):

@@ -1,6 +1,7 @@
 """The manifests of deploy/kubernetes against Kubernetes' own schemas, and against what the services are."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -100,7 +101,17 @@ def test_a_service_is_probed_where_it_answers_and_has_the_time_to_end_what_it_ho
     assert paths == {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
     pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pause >= LOOK_S
-    assert spec["terminationGracePeriodSeconds"] >= pause + SHUTDOWN_S
+    assert spec["terminationGracePeriodSeconds"] >= pause + JudgeSettings().drain_timeout_s + SHUTDOWN_S
+
+
+@pytest.mark.parametrize("name", ["judge", "reward"])
+def test_the_settings_of_a_service_are_those_of_compose(name):
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"][name]["environment"]
+    env = {one["name"]: one["value"] for one in containers(PODS[f"Deployment/{name}"])[-1]["env"]}
+    env.pop("JUDGE_SERVICE_WORKERS", None)
+    for variable, value in compose.items():
+        assert env.pop(variable) == re.sub(r"\$\{\w+:-(.*)\}", r"\1", value)
+    assert env == {}
 
 
 def test_every_selector_of_budgets_and_policies_finds_a_pod():
