@@ -26,8 +26,8 @@ COPY service service
 COPY judge_service judge_service
 COPY reward_service reward_service
 COPY trainer trainer
-RUN /tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
-    && /venv/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
+RUN /tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
+    && /venv/bin/pip install --no-cache-dir --no-deps dist/*.whl \
     && /venv/bin/pip uninstall --yes pip
 
 FROM ${BASE}

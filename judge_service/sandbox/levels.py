@@ -76,7 +76,8 @@ async def open_sandbox(settings: SandboxSettings) -> Sandbox:
                 await sandbox.close()
         if works:
             if level != levels[0]:
-                logger.warning("the sandbox runs at level %s, for: %s; %s", level, "; ".join(problems.values()), WAY_OUT)
+                why = "; ".join([*problems.values(), WAY_OUT])
+                logger.warning("the sandbox runs at level %s, for: %s", level, why)
             return sandbox
     raise SandboxError("; ".join([*problems.values(), WAY_OUT]))
 
