@@ -4,9 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer.dataset import Row
 from trainer.mixture import Judgement, Sample
@@ -14,7 +11,7 @@ from trainer.rollout import Completion
 from trainer.scoring import Judged, Scoring
 from wire import Verdict
 
-__all__ = ["Baselines", "SaveBaselines"]
+__all__ = ["Baselines"]
 
 
 class Baselines:
@@ -75,24 +72,6 @@ class Baselines:
         for key, (score, verdicts) in content["judged"].items():
             judgement = Judgement(tuple((label, Verdict.model_validate(verdict)) for label, verdict in verdicts))
             self._judged[key] = Judged(judgement, score)
-
-
-class SaveBaselines(TrainerCallback):
-    """Puts the baselines of each process into every checkpoint."""
-
-    def __init__(self, baselines: Baselines) -> None:
-        self.baselines = baselines
-
-    @staticmethod
-    def path(checkpoint: str | Path, process: int) -> Path:
-        """Return where a checkpoint holds the baselines of a process."""
-        return Path(checkpoint) / f"baselines-{process}.json"
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write them beside the weights that have just been saved."""
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if checkpoint.is_dir():
-            self.baselines.save(self.path(checkpoint, args.process_index))
 
 
 def _key(row: Row) -> str:

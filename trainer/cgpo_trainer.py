@@ -12,10 +12,10 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
-from trainer.baselines import Baselines, SaveBaselines
+from trainer.baselines import Baselines
 from trainer.batch import Sequences
+from trainer.checkpoints import Checkpoints, is_whole
 from trainer.completions import write_iteration
 from trainer.config import CGPOConfig
 from trainer.dataset import PromptDataset, Row, check_tokenizer, collate
@@ -26,7 +26,7 @@ from trainer.joint import joint_scoring
 from trainer.logprobs import logprobs_in_batches
 from trainer.metrics import Clock, JsonlMetrics, Means
 from trainer.mixture import MixtureOfConstraintJudges
-from trainer.multipliers import SaveMultipliers, load_multipliers, multiplier_metrics
+from trainer.multipliers import load_multipliers, multiplier_metrics, save_multipliers
 from trainer.policy import load_policy, load_reference, longest_sequence, without_dropout
 from trainer.reward import RewardModel
 from trainer.rollout import Completion
@@ -114,10 +114,8 @@ class CGPOTrainer(Trainer):
         self.sampler = make_sampler(args, policy, tokenizer)
         self.scoring = joint_scoring(self.tasks, args)
         self.baselines = Baselines(self.scoring)
-        self.add_callback(SaveBaselines(self.baselines))
-        self.add_callback(SaveMultipliers(lambda: {n: t.loss_settings.multipliers for n, t in self.tasks.items()}))
         self.task_weights = TaskWeights(self.tasks, args, self._total)
-        self.add_callback(self.task_weights)
+        self.checkpoints = Checkpoints(args, self.accelerator, self.baselines)
         self._iteration: Iteration | None = None
         self._weights: dict[str, float] = {}
         self._micro_batches: list[dict[str, Any]] = []
@@ -138,18 +136,13 @@ class CGPOTrainer(Trainer):
             if task.train_dataset is None:
                 whose = f" of the task {name!r}" if len(self.tasks) > 1 else ""
                 raise DatasetError(f"train_dataset{whose} is missing; pass rows with `messages` to CGPOTrainer")
-        if resume_from_checkpoint:
-            last = resume_from_checkpoint is True
-            checkpoint = (get_last_checkpoint(self.args.output_dir) if last else resume_from_checkpoint) or ""
-            kept = SaveBaselines.path(checkpoint, self.args.process_index)
-            if kept.is_file():
-                self.baselines.load(kept)
-            self.task_weights.load(checkpoint or "")
-            for name, task in self.tasks.items():
-                task.loss_settings = replace(task.loss_settings, multipliers=load_multipliers(checkpoint, name))
+        checkpoint = self.checkpoints.to_resume(resume_from_checkpoint)
+        self.task_weights.load(checkpoint or "")
+        for name, task in self.tasks.items():
+            task.loss_settings = replace(task.loss_settings, multipliers=load_multipliers(checkpoint or "", name))
         self.prepare(self.train_dataset)
         try:
-            return super().train(resume_from_checkpoint, **named)
+            return super().train(checkpoint, **named)
         except (JudgeOutage, ServiceError):
             self._save_last_step()
             raise
@@ -157,14 +150,22 @@ class CGPOTrainer(Trainer):
     def _save_last_step(self) -> None:
         """Save a checkpoint of the last finished step, unless there is one: resuming does the broken step again."""
         step = self.state.global_step
-        if step == 0 or (Path(self.args.output_dir) / f"checkpoint-{step}").exists():
+        if step == 0 or is_whole(self.checkpoints.folder(step)):
             return
         if self._rng_states is not None:
             torch.set_rng_state(self._rng_states[0])
             if self._rng_states[1]:
                 torch.cuda.set_rng_state_all(self._rng_states[1])
-        self._save_checkpoint(self.model_wrapped, trial=None)  # Trainer has no public way to save more than weights
+        self._save_checkpoint(self.model_wrapped)  # Trainer has no public way to save more than weights
         self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """Save a checkpoint as the parent does, whole or not at all."""
+        with self.checkpoints.saving(self.state) as folder:
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                self.task_weights.save(folder)
+                save_multipliers(folder, {name: task.loss_settings.multipliers for name, task in self.tasks.items()})
 
     def prepare(self, dataset: PromptDataset | ConcatDataset[Row]) -> None:
         """Ask the services whether they can do what these rows need, and sample the baselines that are missing.
@@ -226,8 +227,8 @@ class CGPOTrainer(Trainer):
         number = inputs["micro_batch"]
         if number == 0:
             self._iteration = self._iterate([row for batch in self._micro_batches for row in batch["rows"]])
-            self._weights = self.task_weights.of(self._iteration, self._means["train"])
             self._record(self._iteration, "train")
+            self._weights = self.task_weights.of(self._iteration, self._means["train"])
             self._iteration.adapt(self._weights, self._total)
         start = sum(len(batch["rows"]) for batch in self._micro_batches[:number])
         stop = start + len(inputs["rows"])

@@ -1,33 +1,18 @@
 """The multipliers of an adaptive loss, in checkpoints and logs: the one thing that a loss remembers between steps."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-__all__ = ["SaveMultipliers", "load_multipliers", "multiplier_metrics"]
+__all__ = ["load_multipliers", "multiplier_metrics", "save_multipliers"]
 
 ByTask = Mapping[str, Mapping[str, float]]
 """Of each task, by its name: the multiplier of each judge, by its label."""
 
 
-class SaveMultipliers(TrainerCallback):
-    """Puts the multipliers of all tasks into every checkpoint, as one file: they are the same on every process.
-
-    Args:
-        current: returns them as they are now.
-    """
-
-    def __init__(self, current: Callable[[], ByTask]) -> None:
-        self.current = current
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write them beside the weights that have just been saved."""
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and checkpoint.is_dir():
-            _path(checkpoint).write_text(json.dumps(self.current()), encoding="utf-8")
+def save_multipliers(checkpoint: str | Path, current: ByTask) -> None:
+    """Put the multipliers of all tasks into a checkpoint, as one file: they are the same on every process."""
+    _path(checkpoint).write_text(json.dumps(current), encoding="utf-8")
 
 
 def load_multipliers(checkpoint: str | Path, task: str) -> Mapping[str, float]:

@@ -108,9 +108,9 @@ def run(config: RunConfig, output_dir: Path, console: Console, resume: bool = Fa
 
 def _check_folder(output_dir: Path, resume: bool) -> None:
     """Refuse to resume where there is no checkpoint, and to write a second run over a first."""
-    from transformers.trainer_utils import get_last_checkpoint
+    from trainer.checkpoints import last_checkpoint
 
-    if resume and (not output_dir.is_dir() or get_last_checkpoint(str(output_dir)) is None):
+    if resume and last_checkpoint(output_dir) is None:
         raise ConfigError(
             f"--resume: there is no checkpoint in {output_dir}; a run writes them with training.save_strategy=steps "
             "and training.save_steps=N, or when an outage ends it. To begin anew, leave --resume out"

@@ -5,10 +5,8 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer.config import CGPOConfig
 from trainer.experience import Experience
@@ -22,7 +20,7 @@ __all__ = ["TaskWeights"]
 logger = logging.getLogger(__name__)
 
 
-class TaskWeights(TrainerCallback):
+class TaskWeights:
     """Says which tasks are trained on in a step and with which weight: the given ones, or adapted to the worst task.
 
     l_i <- l_i - rate * (p_i + (p_i - q_i)),   rho_i = rho_i^given * L * softmax(l)_i
@@ -112,9 +110,8 @@ class TaskWeights(TrainerCallback):
             self._logits.update({name: logit for name, logit in content["logits"].items() if name in self._tasks})
             self._rates.update({name: rate for name, rate in content["rates"].items() if name in self._tasks})
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the weights beside the parameters that have just been saved."""
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if self._args.task_weight_rate > 0 and state.is_world_process_zero and checkpoint.is_dir():
+    def save(self, checkpoint: Path) -> None:
+        """Write the weights into a checkpoint, where they are adapted."""
+        if self._args.task_weight_rate > 0:
             content = {"logits": self._logits, "rates": self._rates}
             (checkpoint / "task_weights.json").write_text(json.dumps(content), encoding="utf-8")
