@@ -53,6 +53,10 @@ class Baselines:
 
         return judged
 
+    def forget_answers(self) -> None:
+        """Have every baseline judged and scored anew: by another reward model, scores have another scale."""
+        self._judged.clear()
+
     def save(self, path: Path) -> None:
         """Write everything kept to a JSON file."""
         content = {

@@ -15,14 +15,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from trainer.baselines import Baselines
 from trainer.batch import Sequences
-from trainer.checkpoints import Checkpoints, is_whole
+from trainer.checkpoints import Checkpoints, RandomNumbers, is_whole
 from trainer.completions import write_iteration
 from trainer.config import CGPOConfig
 from trainer.dataset import PromptDataset, Row, check_tokenizer, collate
-from trainer.errors import DatasetError, JudgeOutage
+from trainer.errors import DatasetError, JudgeOutage, VersionChange
 from trainer.gradient_balance import balanced
 from trainer.iteration import Iteration, Requests, deal, generate, joint_sequences, learn, submit_baselines
 from trainer.joint import joint_scoring
+from trainer.ledger import Ledger
 from trainer.logprobs import logprobs_in_batches
 from trainer.metrics import Clock, JsonlMetrics, Means
 from trainer.mixture import MixtureOfConstraintJudges
@@ -34,6 +35,7 @@ from trainer.task import Task, TrainingTask, joined_rows, rows_to_evaluate, sing
 from trainer.task_order import TaskOrder
 from trainer.task_weights import TaskWeights
 from trainer.update import Part, split
+from trainer.versions import Versions
 from trainer.vllm_rollout import VllmSampler, make_sampler
 from wire import ServiceError
 
@@ -115,12 +117,14 @@ class CGPOTrainer(Trainer):
         self.scoring = joint_scoring(self.tasks, args)
         self.baselines = Baselines(self.scoring)
         self.task_weights = TaskWeights(self.tasks, args, self._total)
-        self.checkpoints = Checkpoints(args, self.accelerator, self.baselines)
+        self.versions = Versions(accept=args.version_change == "accept")
+        self.ledger = Ledger(args, self.versions)
+        self.checkpoints = Checkpoints(args, self.accelerator, self.baselines, self.versions)
         self._iteration: Iteration | None = None
         self._weights: dict[str, float] = {}
         self._micro_batches: list[dict[str, Any]] = []
         self._prepared: set[Any] = set()
-        self._rng_states: tuple[Tensor, list[Tensor]] | None = None
+        self._random_numbers = RandomNumbers()
         self._means: dict[str, Means] = {"train": Means(), "eval": Means()}
 
     # -- Before the first step ------------------------------------------------------------------------------------
@@ -131,6 +135,7 @@ class CGPOTrainer(Trainer):
         Raises:
             CGPOError: something does not fit together, before the first step.
             JudgeOutage, ServiceError: no answers for too long, or a refusal in mid-run; a checkpoint has been saved.
+            VersionChange: a judge or a reward model has changed, and that is refused; the same.
         """
         for name, task in self.tasks.items():
             if task.train_dataset is None:
@@ -143,7 +148,7 @@ class CGPOTrainer(Trainer):
         self.prepare(self.train_dataset)
         try:
             return super().train(checkpoint, **named)
-        except (JudgeOutage, ServiceError):
+        except (JudgeOutage, ServiceError, VersionChange):
             self._save_last_step()
             raise
 
@@ -152,10 +157,7 @@ class CGPOTrainer(Trainer):
         step = self.state.global_step
         if step == 0 or is_whole(self.checkpoints.folder(step)):
             return
-        if self._rng_states is not None:
-            torch.set_rng_state(self._rng_states[0])
-            if self._rng_states[1]:
-                torch.cuda.set_rng_state_all(self._rng_states[1])
+        self._random_numbers.put_back()
         self._save_checkpoint(self.model_wrapped)  # Trainer has no public way to save more than weights
         self.callback_handler.on_save(self.args, self.state, self.control)
 
@@ -178,7 +180,9 @@ class CGPOTrainer(Trainer):
         self._prepared.add(dataset)
         rows = [dataset[i] for i in range(len(dataset))]
         self.scoring.reward_model.check(self.processing_class, self.args.allow_template_mismatch)
-        self.scoring.mixture.check(rows)
+        judges = self.scoring.mixture.check(rows)
+        if self.ledger.begin(judges, {task.name: task.reward_model for task in self.tasks.values()}):
+            self.baselines.forget_answers()
         if isinstance(self.sampler, VllmSampler):
             self.sampler.check(self.accelerator.unwrap_model(self.model_wrapped), [row.prompt_ids for row in rows])
         for task in self.tasks.values():
@@ -215,9 +219,7 @@ class CGPOTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """Return the micro-batches of one optimizer step, each with its number, and remember all of them."""
-        self._rng_states = (
-            torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        )  # fmt: skip
+        self._random_numbers.keep()
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._micro_batches = [{**batch, "micro_batch": number} for number, batch in enumerate(batches)]
         return self._micro_batches, num_items
@@ -343,7 +345,7 @@ class CGPOTrainer(Trainer):
         if loader.dataset not in self._prepared:  # once: later a service that is down is waited for
             self.prepare(loader.dataset)
         self.callback_handler.eval_dataloader = loader
-        self._rng_states = None  # the step before is complete: a run that ends in here is resumed behind it
+        self._random_numbers.forget()  # the step before is complete: a run that ends in here is resumed behind it
         self._means["eval"] = Means()
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -367,12 +369,13 @@ class CGPOTrainer(Trainer):
         super().log(logs, start_time)
 
     def _record(self, iteration: Iteration, kind: str) -> None:
-        """Add an iteration's metrics to the means, and write its completions to the run folder."""
+        """Add an iteration's metrics to the means, and write its completions and its ledger to the run folder."""
         self._means["train" if kind == "train" else "eval"].merge(iteration.metrics())
+        step = self.state.global_step + (kind == "train")
         if self.args.log_completions:
-            step = self.state.global_step + (kind == "train")
-            folder = Path(self.args.output_dir) / "completions"
-            write_iteration(folder, kind, step, self.args.process_index, iteration.table(step))
+            write_iteration(Path(self.args.output_dir), kind, step, self.args.process_index, iteration.table(step))
+        if self.ledger.enter(step, kind, iteration):
+            self.baselines.forget_answers()
 
     def _gather(self, kind: str) -> dict[str, float]:
         """Return the means over all processes, of an evaluation's counts the sums, and begin anew."""

@@ -2,7 +2,8 @@
 
 A checkpoint is whole once `complete.json` is in it, which is written last, and only then do older ones go. A run that
 is killed before that leaves a folder that is never gone on from. Besides what `transformers.Trainer` saves (weights,
-optimizer, learning rate, position in the data, random numbers of each process) it holds the baselines of each process.
+optimizer, learning rate, position in the data, random numbers of each process) it holds the baselines of each process,
+and which versions of judges and reward models have answered.
 """
 
 import json
@@ -12,20 +13,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from torch import Tensor
 from transformers import TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
 from trainer.baselines import Baselines
 from trainer.config import CGPOConfig
 from trainer.errors import ConfigError
+from trainer.ledger import LEDGER
+from trainer.metrics import METRICS
+from trainer.versions import Versions
 
-__all__ = ["Checkpoints", "is_whole", "last_checkpoint"]
+__all__ = ["Checkpoints", "RandomNumbers", "is_whole", "last_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
 MARK = "complete.json"
-LINES_BY_STEP = ("metrics.jsonl",)
+LINES_BY_STEP = (METRICS, LEDGER)
 """Files of a run folder with a line per step; the lines of steps that a resumed run does again are taken out."""
 
 
@@ -41,6 +47,28 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
     return max(whole, key=lambda one: int(one.name[11:]), default=None)
 
 
+class RandomNumbers:
+    """Where torch's random numbers stood when a step began: a checkpoint saved in its middle is of the step before."""
+
+    def __init__(self) -> None:
+        self._states: tuple[Tensor, list[Tensor]] | None = None
+
+    def keep(self) -> None:
+        """Remember where they stand: a step begins."""
+        self._states = (torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+
+    def forget(self) -> None:
+        """The step is complete."""
+        self._states = None
+
+    def put_back(self) -> None:
+        """Put them back to where they stood, if a step is under way."""
+        if self._states is not None:
+            torch.set_rng_state(self._states[0])
+            if self._states[1]:
+                torch.cuda.set_rng_state_all(self._states[1])
+
+
 class Checkpoints:
     """Marks the checkpoints of a run as whole, and gives back what the trainer has beyond `Trainer`'s own state.
 
@@ -48,12 +76,14 @@ class Checkpoints:
         args: the run's configuration.
         accelerator: of the trainer; its processes save together.
         baselines: of this process.
+        versions: who has answered so far.
     """
 
-    def __init__(self, args: CGPOConfig, accelerator: Accelerator, baselines: Baselines) -> None:
+    def __init__(self, args: CGPOConfig, accelerator: Accelerator, baselines: Baselines, versions: Versions) -> None:
         self._args = args
         self._accelerator = accelerator
         self._baselines = baselines
+        self._versions = versions
 
     def folder(self, step: int) -> Path:
         """Return where the checkpoint of a step is."""
@@ -74,7 +104,9 @@ class Checkpoints:
         self._baselines.save(_baselines_path(folder, args.process_index))
         self._accelerator.wait_for_everyone()
         if args.should_save:
-            content = {"step": state.global_step, "num_processes": args.world_size}
+            content = {
+                "step": state.global_step, "num_processes": args.world_size, "versions": self._versions.known
+            }  # fmt: skip
             _write_at_once(folder / MARK, json.dumps(content))
             rotate_checkpoints(args.output_dir, limit, state.best_model_checkpoint, use_mtime=True)
 
@@ -86,6 +118,7 @@ class Checkpoints:
 
         Raises:
             ConfigError: there is none, or it is not whole.
+            VersionChange: another judge or reward model has answered since this process began, and that is refused.
         """
         if not given:
             return None
@@ -110,6 +143,8 @@ class Checkpoints:
         baselines = _baselines_path(folder, self._args.process_index)
         if baselines.is_file():
             self._baselines.load(baselines)
+        if self._versions.resume(mark["versions"]):
+            self._baselines.forget_answers()
         if self._args.should_save:
             for name in LINES_BY_STEP:
                 _drop_lines_after(Path(self._args.output_dir) / name, mark["step"])

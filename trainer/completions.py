@@ -35,21 +35,24 @@ COMPLETIONS_SCHEMA = pa.schema(
 
 
 def write_completions(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write completions with their verdicts, scores and log-ratios as one Parquet file."""
+    """Write completions with their verdicts, scores and log-ratios as one Parquet file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=COMPLETIONS_SCHEMA), path)
+    draft = path.with_suffix(".part")
+    pq.write_table(pa.Table.from_pylist(rows, schema=COMPLETIONS_SCHEMA), draft)
+    draft.replace(path)
 
 
-def write_iteration(folder: Path, kind: str, step: int, process: int, rows: list[dict[str, Any]]) -> None:
+def write_iteration(output_dir: Path, kind: str, step: int, process: int, rows: list[dict[str, Any]]) -> None:
     """Write one process's completions of a training step, or of one batch of an evaluation, under a name of its own.
 
     Args:
-        folder: of the run's completions.
+        output_dir: the run's.
         kind: `train`, or an evaluation's prefix.
         step: the training step; of an evaluation the last one before it.
         process: number of this process.
         rows: the records.
     """
+    folder = output_dir / "completions"
     name = f"{kind}-{step:06d}-{process}"
     if kind != "train":
         name += f"-{len(list(folder.glob(f'{name}*')))}"

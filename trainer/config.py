@@ -99,6 +99,11 @@ class CGPOConfig(TrainingArguments):
     judge_outage_timeout: float = _option(
         600.0, "Seconds to keep asking while too much is unknown; then the run stops with a checkpoint."
     )
+    version_change: str = _option(
+        "refuse",
+        "When a judge or the reward model answers in another version than before, in mid-run or after a resume: refuse "
+        "(stop with a checkpoint) or accept (go on; the ledger names both). Default: refuse.",
+    )
     allow_template_mismatch: bool = _option(
         False, "Train although policy and reward model have different chat templates."
     )
@@ -123,6 +128,8 @@ class CGPOConfig(TrainingArguments):
                 "of a task's gradient is known when its whole step is done; set it to 1 and raise "
                 "per_device_train_batch_size: update_tokens bounds the memory"
             )
+        if self.version_change not in ("refuse", "accept"):
+            raise ConfigError(f"version_change={self.version_change!r}: must be refuse or accept")
         if self.fp16:
             raise ConfigError(
                 "fp16=True: its loss scaler fails at a step without update, which a constrained update may be; set "

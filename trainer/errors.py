@@ -5,12 +5,23 @@
     ├── DatasetError       a row or a column that cannot be trained on
     ├── ModelError         model, tokenizer or reward model do not fit together
     ├── JudgeError         a judge answered something that is not a verdict
-    └── JudgeOutage        judges or reward model gave no answer for longer than allowed
+    ├── JudgeOutage        judges or reward model gave no answer for longer than allowed
+    ├── VersionChange      a judge or a reward model is another one than before
+    └── LedgerError        a question has no answer, or two
 
 A message names the thing, its value and the way out.
 """
 
-__all__ = ["CGPOError", "ConfigError", "DatasetError", "JudgeError", "JudgeOutage", "ModelError"]
+__all__ = [
+    "CGPOError",
+    "ConfigError",
+    "DatasetError",
+    "JudgeError",
+    "JudgeOutage",
+    "LedgerError",
+    "ModelError",
+    "VersionChange",
+]
 
 
 class CGPOError(Exception):
@@ -35,3 +46,11 @@ class JudgeError(CGPOError, TypeError):
 
 class JudgeOutage(CGPOError, RuntimeError):
     """Judges or reward model gave no answer for longer than `judge_outage_timeout` allows."""
+
+
+class VersionChange(CGPOError, RuntimeError):
+    """A judge or a reward model answers in another version than before, and `version_change` refuses that."""
+
+
+class LedgerError(CGPOError, RuntimeError):
+    """The answers to a step's questions are not one to each."""

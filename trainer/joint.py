@@ -27,15 +27,18 @@ class JointMixture(MixtureOfConstraintJudges):
         self.mixtures = mixtures
         self.judges = {f"{task}/{label}": judge for task, m in mixtures.items() for label, judge in m.judges.items()}
 
-    def check(self, rows: Iterable[Row] = ()) -> None:
-        """Have every mixture check the rows of its task.
+    def check(self, rows: Iterable[Row] = ()) -> dict[str, str]:
+        """Have every mixture check the rows of its task, and return the versions, the task's name before each key.
 
         Raises:
             CGPOError: as a mixture by itself.
         """
         listed = list(rows)
-        for task, mixture in self.mixtures.items():
-            mixture.check([row for row in listed if row.task == task])
+        return {
+            f"{task}/{name}": version
+            for task, mixture in self.mixtures.items()
+            for name, version in mixture.check([row for row in listed if row.task == task]).items()
+        }
 
     def judges_of(self, row: Row) -> list[tuple[str, Mapping[str, Any]]]:
         """Return label and parameters of each judge that applies to a row, the task's name before the label."""

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-__all__ = ["Clock", "JsonlMetrics", "Means"]
+__all__ = ["METRICS", "Clock", "JsonlMetrics", "Means"]
+
+METRICS = "metrics.jsonl"
 
 
 class Means:
@@ -111,7 +113,7 @@ class JsonlMetrics(TrainerCallback):
     ) -> None:
         """Write one line: the step, then the logged values."""
         if state.is_world_process_zero and logs:
-            path = Path(args.output_dir) / "metrics.jsonl"
+            path = Path(args.output_dir) / METRICS
             path.parent.mkdir(parents=True, exist_ok=True)
             # JSON has no word for NaN and infinity: a reader would stop at the line.
             values = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in logs.items()}

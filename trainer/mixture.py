@@ -17,6 +17,7 @@ from trainer.constraints import combine
 from trainer.dataset import Row
 from trainer.errors import ConfigError, DatasetError, JudgeError
 from trainer.rollout import clean_text
+from trainer.versions import judge_key
 from wire import JudgeClient, JudgeItem, JudgeResult, JudgeSpec, ServiceError, Verdict, VerdictError, loop
 from wire.base import Message
 
@@ -93,8 +94,11 @@ class MixtureOfConstraintJudges:
         """The judges' names, a number behind those that come twice."""
         return list(self.judges)
 
-    def check(self, rows: Iterable[Row] = ()) -> None:
+    def check(self, rows: Iterable[Row] = ()) -> dict[str, str]:
         """Ask every service whether it is ready, and whether it accepts each judge as these rows will ask for it.
+
+        Returns:
+            The version of each judge of a service, by its `trainer.versions.judge_key`.
 
         Raises:
             ConfigError: a service is down or not ready, or refuses a judge or a parameter.
@@ -116,17 +120,24 @@ class MixtureOfConstraintJudges:
                         "which runs in this process and takes none from a row; let it read a column instead"
                     )
                 wanted[label].add(json.dumps(own, sort_keys=True, default=str))
+        versions: dict[str, str] = {}
         for client, labels in self._remote().items():
-            probes = [
-                JudgeItem(id=f"{label} {own}", prompt="-", completion="-", judges=[self._spec(label, json.loads(own))])
+            probed = [
+                (label, own)
                 for label in labels
                 for own in sorted(wanted[label] or ({"{}"} if self.judges[label].parameters else ()))
             ]
+            probes = [
+                JudgeItem(id=f"{label} {own}", prompt="-", completion="-", judges=[self._spec(label, json.loads(own))])
+                for label, own in probed
+            ]
             try:
-                if probes:
-                    client.judge(probes)
+                results = client.judge(probes) if probes else []
             except ServiceError as error:
                 raise ConfigError(f"the judge service does not accept what it is asked: {error}") from error
+            for (label, own), result in zip(probed, results, strict=True):
+                versions[judge_key(label, json.loads(own))] = result.verdicts[0].version
+        return versions
 
     def judges_of(self, row: Row) -> list[tuple[str, Mapping[str, Any]]]:
         """Return label and parameters of each judge that applies to a row."""

@@ -13,7 +13,7 @@ from trainer.foreign_reward import ForeignRewardModel
 from trainer.mixture import Sample
 from wire import RewardClient, ScoreItem, ServiceError
 from wire.base import Message
-from wire.reward import ScoreError
+from wire.reward import RewardServiceInfo, ScoreError, ScoreResponse
 from wire.reward_protocols import RewardProtocol
 
 __all__ = ["LocalRewardModel", "RemoteRewardModel", "RewardModel", "as_reward_model"]
@@ -24,7 +24,8 @@ Scores = list[float | ScoreError | None]
 class RewardModel(Protocol):
     """Scores completions. Where there is no score, which is never a zero: why not, or None.
 
-    A `ScoreError` also says whether asking again can help; after None it is tried.
+    A `ScoreError` also says whether asking again can help; after None it is tried. Where it has
+    `versions() -> set[str]`, who has given scores since that was asked last, a change in mid-run is noticed.
     """
 
     def check(self, policy_tokenizer: PreTrainedTokenizerBase, allow_template_mismatch: bool) -> None:
@@ -62,6 +63,7 @@ class RemoteRewardModel:
         self.model = model
         self.protocol = protocol
         self._client: RewardClient | None = None
+        self._versions: set[str] = set()
         self._foreign = None if protocol == "cgpo" else ForeignRewardModel(self.urls, protocol, token, model, tokenizer)
 
     def check(self, policy_tokenizer: PreTrainedTokenizerBase, allow_template_mismatch: bool) -> None:
@@ -82,6 +84,7 @@ class RemoteRewardModel:
             info = self._connect().info()
         except ServiceError as error:
             raise ConfigError(f"the reward service cannot be used: {error}") from error
+        self._versions.add(_version(info))
         own = hashlib.sha256(policy_tokenizer.get_chat_template().encode()).hexdigest()
         if info.template_sha256 != own and not allow_template_mismatch:
             raise ModelError(
@@ -103,7 +106,19 @@ class RemoteRewardModel:
             for i, sample in enumerate(samples)
         ]
         future = self._connect().submit(items, deadline_s=deadline_s)
-        return lambda: [r.error if r.score is None else r.score for r in future.result().results]
+
+        def wait() -> Scores:
+            response = future.result()
+            if response.model:  # somebody answered
+                self._versions.add(_version(response))
+            return [r.error if r.score is None else r.score for r in response.results]
+
+        return wait
+
+    def versions(self) -> set[str]:
+        """Return who has given scores since this was asked last; of a server that is not ours nothing is known."""
+        seen, self._versions = self._versions, set()
+        return seen
 
     def close(self) -> None:
         """Close the connection; it opens again by itself when needed."""
@@ -165,6 +180,14 @@ class LocalRewardModel:
         """Return a function that scores the samples: the forward passes share the trainer's device."""
         return lambda: self._score(samples)
 
+    def versions(self) -> set[str]:
+        """Return a name for these weights and this template: a hash over the first numbers of each parameter."""
+        digest = hashlib.sha256(self.tokenizer.get_chat_template().encode())
+        for name, parameter in sorted(self.model.named_parameters()):
+            first = parameter.detach().flatten()[:64].float().cpu()
+            digest.update(f"{name} {tuple(parameter.shape)} {first.tolist()}".encode())
+        return {f"{type(self.model).__name__} {digest.hexdigest()[:12]}"}
+
     def close(self) -> None:
         """Nothing to let go of."""
 
@@ -189,6 +212,11 @@ class LocalRewardModel:
         ids = list(encoded["input_ids"])
         limit = getattr(self.model.config, "max_position_embeddings", None) or len(ids)
         return ids[-limit:]
+
+
+def _version(scorer: RewardServiceInfo | ScoreResponse) -> str:
+    template = scorer.template_sha256[:12] or "-"
+    return f"{scorer.model} at revision {scorer.revision or '-'} with template {template}"
 
 
 def _free_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,5 +1,6 @@
 """A run that is killed goes on from its last whole checkpoint as if nothing had been."""
 
+import contextlib
 import json
 import multiprocessing
 import random
@@ -15,6 +16,7 @@ from trainer.checkpoints import MARK, last_checkpoint
 from trainer.errors import ConfigError
 
 KILLED = -9
+STEPS = 8
 
 
 @pytest.fixture
@@ -45,18 +47,29 @@ def is_half_saved(folder):
     return any(not (one / MARK).exists() for one in folder.glob("checkpoint-*"))
 
 
-def kill_somewhere(process, folder, where, dice, usual_s):
-    """Kill at a random time, or soon after the save of a random step began; return whether the run was killed by it."""
-    if where == "anywhere":
-        process.join(dice.uniform(0.0, usual_s))
+def kill_somewhere(process, folder, where, dice, step_s):
+    """Kill within a random step, or soon after a random save began; return whether the run was killed by that."""
+    if where == "within a step":
+        num_lines = dice.randrange(STEPS + 1)
+        wait_for(
+            process, lambda: num_lines == 0 or len((folder / "metrics.jsonl").read_bytes().split(b"}")) > num_lines
+        )
+        process.join(dice.uniform(0.0, step_s))
     else:
         saved = folder / f"checkpoint-{dice.choice((2, 4, 6, 8))}"
-        while process.is_alive() and not saved.exists():
-            time.sleep(0.0005)
+        wait_for(process, saved.exists)
         time.sleep(dice.uniform(0.0, 0.005))
     process.kill()
     process.join(60)
     return process.exitcode == KILLED
+
+
+def wait_for(process, is_so):
+    while process.is_alive():
+        with contextlib.suppress(FileNotFoundError):
+            if is_so():
+                return
+        time.sleep(0.0005)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +88,8 @@ def test_a_run_killed_at_a_random_point_and_resumed_ends_with_the_same_parameter
     num_killed, num_half_saved, steps = 0, 0, []
     for number in range(4 * kills):
         folder = tmp_path / f"run-{number}"
-        where = ("within a save", "anywhere")[number % 2]
-        killed = kill_somewhere(run_in_process(folder), folder, where, dice, usual_s)
+        where = ("within a save", "within a step")[number % 2]
+        killed = kill_somewhere(run_in_process(folder), folder, where, dice, usual_s / STEPS)
         num_killed += killed
         num_half_saved += killed and is_half_saved(folder)
         steps.append(last_checkpoint(folder).name[11:] if last_checkpoint(folder) else "0")
@@ -86,7 +99,7 @@ def test_a_run_killed_at_a_random_point_and_resumed_ends_with_the_same_parameter
         assert torch.equal(parameters(folder), whole), f"run {number}, killed {where}"
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         if steps[-1] != "0":
-            assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
+            assert [line["step"] for line in lines if "loss" in line] == list(range(1, STEPS + 1))
         shutil.rmtree(folder)
         if num_killed == kills:
             break
