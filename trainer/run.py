@@ -2,6 +2,7 @@
 
 RUN/config.json               every setting
 RUN/metrics.jsonl             one line per log
+RUN/ledger.jsonl              one line per step: what was sent to each judge and came back, and who answered
 RUN/completions/*.parquet     every completion with its verdicts, scores and log-ratios
 RUN/model/                    the trained policy, as `from_pretrained` loads it
 """
