@@ -176,6 +176,10 @@ def test_validate_takes_the_yaml_of_a_run(url):
     printed = cgpo("validate", "examples/quickstart.yaml", "--url", url)
     assert "quickstart_train.jsonl: 68 rows" in printed
     assert "quickstart_eval.jsonl: 24 rows" in printed
+    printed = cgpo("validate", "examples/multi_task.yaml", "--url", url)
+    for name in ("instruction_following", "short_answers", "general_chat"):
+        assert f"{name}_train.jsonl: 36 rows" in printed
+        assert f"{name}_eval.jsonl: 24 rows" in printed
 
 
 def test_rescore_shows_which_verdicts_are_others_now(url, tmp_path):

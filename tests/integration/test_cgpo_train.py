@@ -76,6 +76,29 @@ def test_a_run_prints_its_table_leaves_its_folder_and_goes_on_from_its_checkpoin
     assert [log["step"] for log in logs if "loss" in log] == [1, 2, 3]
 
 
+def test_a_run_of_several_tasks_tells_each_tasks_rates_before_and_after(services, run_file, tmp_path):
+    judges, rewards = services
+    settings = yaml.safe_load(run_file.read_text(encoding="utf-8"))
+    data = {name: settings.pop(name) for name in ("train_dataset", "eval_dataset")}
+    del settings["judges"]
+    settings["tasks"] = [
+        {"name": "short", **data, "judges": [{"name": "word_count", "parameters": {"max": 3}}]},
+        {"name": "calm", **data, "judges": ["no_repetition"], "rlhf_optimizer": "codpo", "weight": 0.5},
+    ]
+    run_file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    done = cgpo(
+        "train", run_file, "--judge-url", judges, "--reward-url", rewards, "--output", tmp_path / "run",
+        "--set", "tasks.calm.k=3", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for line in ("short: every judge satisfied", "calm: every judge satisfied", "word_count", "no_repetition", " to "):
+        assert line in done.stdout
+    logs = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(log["task/short/num/sent"], log["task/calm/num/sent"]) for log in logs if "loss" in log] == [(2, 3)] * 2
+    evaluations = [log for log in logs if "eval_num/sent" in log]
+    assert [(log["eval_task/short/num/sent"], log["eval_task/calm/num/sent"]) for log in evaluations] == [(4, 4)] * 2
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -84,6 +107,7 @@ def test_a_run_prints_its_table_leaves_its_folder_and_goes_on_from_its_checkpoin
         (["--set", "judges=[lenght]"], "no judge named 'lenght'"),
         (["--set", "train_dataset=nowhere.jsonl"], "nowhere.jsonl"),
         (["--judge-url", "http://127.0.0.1:9"], "127.0.0.1:9"),
+        (["--set", "tasks=[{name: a, train_dataset: x}]"], "the task 'a' has no judges"),
     ],
 )
 def test_what_cannot_work_ends_with_one_message_and_no_traceback(services, run_file, tmp_path, change, told):

@@ -143,21 +143,21 @@ def validate(
     retries: options.Retries = 2,
 ) -> None:
     """Check that every row can be judged: ground truth, tests, instruction ids, its own judges. Status 1 if not."""
-    named, tables = parse_judges(judges or ()), [TableFile(data, split)]
+    named = parse_judges(judges or ())
+    work = [(named, TableFile(data, split))]
     if data.suffix in (".yaml", ".yml"):
-        config = read_run_config(data)
-        named = named or labelled(JudgeSpec(name=one.name, parameters=one.parameters) for one in config.entries())
-        tables = [_table_of(name) for name in (config.train_dataset, config.eval_dataset) if name is not None]
-        by_needs = True
+        work, by_needs = _tables_of_run(data, named), True
     pace = Pace(rows_per_request, concurrency, deadline, retries)
     which = Columns(parse_columns(columns), completion="")
-    own = [which.check(table, named) for table in tables]
+    own = [which.check(table, mine) for mine, table in work]
+    listed = [judge for mine, _ in work for judge in mine]
+    everyone = [judge for i, judge in enumerate(listed) if judge not in listed[:i]]
     faults: list[tuple[TableFile, Fault]] = []
     asked: Counter[str] = Counter()
-    with service_for(url, local, pace, named) as service:
-        service.versions(named, rows_have_parameters=any(own))
-        for table in tables:
-            checks = Validation(which, named, service.described, by_needs)
+    with service_for(url, local, pace, everyone) as service:
+        service.versions(everyone, rows_have_parameters=any(own))
+        for mine, table in work:
+            checks = Validation(which, mine, service.described, by_needs)
             with journal_of(None, {}) as journal:
                 task = JudgeFile(service.client, pace, table, checks.question, journal, limit)
                 run_with_bar(task, f"checking {table.path.name}", min(table.count(), limit or table.count()))
@@ -237,6 +237,17 @@ def _report(task: JudgeFile, labels: Labels | None, show: int, rows_per_request:
             console.print(f"{num_unlabelled} rows have no {labels.column}")
         figures["agreement"] = {name: agreement.figures() for name, agreement in agreements.items()}
     return figures
+
+
+def _tables_of_run(path: Path, judges: list[NamedJudge]) -> list[tuple[list[NamedJudge], TableFile]]:
+    """Return the datasets of a run's YAML file, each with the judges of its task, or with those given."""
+    config = read_run_config(path)
+    found = []
+    for part in config.tasks or [config]:
+        named = judges or labelled(JudgeSpec(name=one.name, parameters=one.parameters) for one in part.entries())
+        names = [name for name in (part.train_dataset, part.eval_dataset) if name is not None]
+        found += [(named, _table_of(name)) for name in names]
+    return found
 
 
 def _table_of(name: str) -> TableFile:

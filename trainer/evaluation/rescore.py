@@ -15,7 +15,7 @@ from trainer.evaluation.columns import Question
 from trainer.evaluation.journal import Judged
 from trainer.evaluation.judge_list import NamedJudge, judges_of_row, labelled
 from trainer.evaluation.table_files import Row, TableFile
-from trainer.run_config import JudgeEntry
+from trainer.run_config import JudgeEntry, TaskEntry
 from wire import JudgeItem, JudgeSpec, Message
 
 __all__ = ["Change", "Changes", "Rescoring", "judges_of_run", "table_of_run"]
@@ -24,20 +24,29 @@ AS_JSON = ("prompt", "ground_truth", "metadata", "judges")
 
 
 def judges_of_run(run: Path) -> list[NamedJudge]:
-    """Return the judges that a run's config.json names.
+    """Return the judges that a run's config.json names; those of several tasks under `task/label`.
 
     Raises:
         ConfigError: there is no such file, or it names no judges.
     """
     path = run / "config.json"
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["judges"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        tasks = [TaskEntry.model_validate(one) for one in content.get("tasks") or ()]
+        entries = content["judges"]
         named = [JudgeEntry(name=one) if isinstance(one, str) else JudgeEntry.model_validate(one) for one in entries]
     except FileNotFoundError:
         raise ConfigError(f"there is no {path}; is {run} a run folder? Name its judges with --judges") from None
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise ConfigError(f"{path} does not name the run's judges ({error}); name them with --judges") from None
-    return labelled(JudgeSpec(name=entry.name, parameters=entry.parameters) for entry in named)
+    return [
+        *_named(named),
+        *(NamedJudge(f"{task.name}/{label}", spec) for task in tasks for label, spec in _named(task.entries())),
+    ]
+
+
+def _named(entries: Sequence[JudgeEntry]) -> list[NamedJudge]:
+    return labelled(JudgeSpec(name=entry.name, parameters=entry.parameters) for entry in entries)
 
 
 def table_of_run(run: Path) -> TableFile:
@@ -75,7 +84,8 @@ class Rescoring:
             raise DatasetError(f"the run's files have no column {missing[0]!r}: an older version wrote them")
         columns = {name: None if row[name] is None else json.loads(row[name]) for name in AS_JSON}
         own = columns["judges"]
-        known = {judge.label: judge for judge in (self.judges if own is None else judges_of_row(own, self.judges))}
+        judges = self._judges_of(row.get("task"))
+        known = {judge.label: judge for judge in (judges if own is None else judges_of_row(own, judges))}
         labels = list(labels_of(row))
         self.left_out.update(label for label in labels if label not in known)
         item = JudgeItem(
@@ -86,6 +96,12 @@ class Rescoring:
             metadata=columns["metadata"],
         )
         return Question(item, tuple(known[label] for label in labels if label in known))
+
+    def _judges_of(self, task: str | None) -> list[NamedJudge]:
+        """Return the judges of a task under the labels that they have in it; without such, those that have no task."""
+        prefix = f"{task}/"
+        own = [NamedJudge(label.removeprefix(prefix), s) for label, s in self.judges if label.startswith(prefix)]
+        return own or [judge for judge in self.judges if "/" not in judge.label]
 
 
 def labels_of(row: Row) -> dict[str, dict[str, Any]]:

@@ -56,6 +56,27 @@ def test_a_run_tells_its_judges_and_completions(tmp_path):
     assert [row["step"] for row in table_of_run(tmp_path).rows()] == [1, 2]
 
 
+def test_a_completion_of_a_task_is_asked_about_by_the_tasks_judges(tmp_path):
+    tasks = [
+        {"name": "short", "train_dataset": "x", "judges": [{"name": "word_count", "parameters": {"max": 5}}]},
+        {"name": "maths", "train_dataset": "x", "ready": "math_reasoning", "judges": []},
+        {"name": "long", "train_dataset": "x", "judges": [{"name": "word_count", "parameters": {"min": 9}}]},
+    ]
+    (tmp_path / "config.json").write_text(json.dumps({"judges": [], "tasks": tasks}))
+    judges = judges_of_run(tmp_path)
+    assert [label for label, _ in judges] == [
+        "short/word_count", "maths/math_answer", "maths/no_repetition", "long/word_count",
+    ]  # fmt: skip
+    rescoring = Rescoring(judges)
+    for task, parameters in (("short", {"max": 5}), ("long", {"min": 9})):
+        (judge,) = rescoring.question(0, record([verdict("word_count")], task=task)).judges
+        assert (judge.label, judge.spec.parameters) == ("word_count", parameters)
+    (judge,) = (
+        Rescoring(parse_judges(["word_count:max=7"])).question(0, record([verdict("word_count")], task="x")).judges
+    )
+    assert judge.spec.parameters == {"max": 7}
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"is .* a run folder"):
         judges_of_run(tmp_path)
