@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from judge_service import guards
 from judge_service.llm.backend import Ask, mapping, probability, sequence
+from wire.readings import readings
 
 ROUNDING = 0.02
 """How far from 1 the probabilities may sum by rounding."""
@@ -25,7 +26,7 @@ class Classify:
     @staticmethod
     def body(model: str, ask: Ask) -> dict[str, Any]:
         """Return the texts to classify: a classifier obeys nothing, so they need no delimiters."""
-        return {"model": model, "input": guards.readings(ask.item.completion)}
+        return {"model": model, "input": readings(guards.as_text(ask.item.completion))}
 
     @staticmethod
     def read(answer: Mapping[str, Any], names: list[str]) -> dict[str, float | None]:

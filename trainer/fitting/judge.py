@@ -2,6 +2,9 @@
 
 The head is a logistic regression on the mean over tokens of one layer's hidden states, saved as part of a standard
 two-label sequence classifier (`trainer.fitting.pooling`). Nothing random is in it, and it takes one forward pass.
+
+It is fitted and tested as the judge service asks it: each completion is read whole and its first paragraph by itself
+(`wire.readings`), and the reading that is more likely violated decides.
 """
 
 import json
@@ -26,6 +29,7 @@ from trainer.fitting.labelled import Labelled
 from trainer.fitting.pooling import PooledHead, mean_features, write_pooling_layer
 from trainer.fitting.stages import Stage, quiet
 from trainer.fitting.text_reading import reading_tokenizer
+from wire.readings import readings
 
 __all__ = ["LABELS", "JudgeFit", "classifier_on", "fit_judge", "probabilities_of", "save_judge"]
 
@@ -34,6 +38,7 @@ REPORT = "training_report.json"
 INVERSE_PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 """scikit-learn's C, on standardised features: the head that cross-validates best is taken."""
 FOLDS = 5
+WEIGHTS = "logisticregression__sample_weight"
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,23 @@ class JudgeFit:
     layers: int = 16
     max_chars: int = 500
     batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What a head is fitted to, R readings of completions.
+
+    Args:
+        features_RH: Mean features as the pooling layer will see them.
+        violated_R: The label of the completion.
+        groups_R: What must not be fitted to and tested on at once.
+        weights_R: What a reading counts; 1 for all readings of a completion together.
+    """
+
+    features_RH: NDArray[np.float64]
+    violated_R: NDArray[np.bool_]
+    groups_R: NDArray[np.str_]
+    weights_R: NDArray[np.float64]
 
 
 def classifier_on(
@@ -105,23 +127,30 @@ def fit_judge(
         stage: Shows what is under way.
         extra: Packaged examples, fitted to too and never tested on.
     """
-    texts = [one.completion for one in (*rows, *extra)]
-    features_NH = _features(model, tokenizer, texts, fit, stage)
-    violated = np.array([one.violated for one in (*rows, *extra)])
-    groups = np.array([one.group for one in (*rows, *extra)])
-    penalty, fold_probabilities = _best_penalty(features_NH, violated, groups)
-    write_pooling_layer(model, _head(features_NH, violated, penalty))
+    given = (*rows, *extra)
+    texts, owner_R = _readings([one.completion for one in given], fit.max_chars)
+    features_RH = _features(model, tokenizer, texts, fit, stage)
+    violated = np.array([one.violated for one in given])
+    groups = np.array([one.group for one in given])
+    # A completion counts once, however often it is read.
+    weights_R = 1.0 / np.bincount(owner_R)[owner_R]
+    data = Readings(features_RH, violated[owner_R], groups[owner_R], weights_R)
+    penalty, fold_probabilities = _best_penalty(data)
+    write_pooling_layer(model, _head(data, penalty))
     report: dict[str, Any] = {
         "rows": len(rows),
         "packaged_examples": len(extra),
         "layers": fit.layers,
         "max_chars": fit.max_chars,
         "C": penalty,
-        "cross_validated": figures(violated[: len(rows)], fold_probabilities[: len(rows)]) if rows else None,
     }
+    if rows:
+        found = _of_completions(fold_probabilities, owner_R)[: len(rows)]
+        report["cross_validated"] = figures(violated[: len(rows)], found)
     if held_out:
-        probabilities = probabilities_of(model, tokenizer, [one.completion for one in held_out], fit, stage)
-        report["held_out"] = figures(np.array([one.violated for one in held_out]), probabilities)
+        texts, owner_R = _readings([one.completion for one in held_out], fit.max_chars)
+        found = _of_completions(probabilities_of(model, tokenizer, texts, fit, stage), owner_R)
+        report["held_out"] = figures(np.array([one.violated for one in held_out]), found)
     return report
 
 
@@ -165,6 +194,20 @@ def save_judge(
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
+def _readings(completions: Sequence[str], max_chars: int) -> tuple[list[str], NDArray[np.intp]]:
+    """Returns the texts that the model reads, and for each the number of its completion; alike beginnings are one."""
+    read = [list(dict.fromkeys(text[:max_chars] for text in readings(one))) for one in completions]
+    owner_R = np.repeat(np.arange(len(read)), [len(texts) for texts in read])
+    return [text for texts in read for text in texts], owner_R
+
+
+def _of_completions(probabilities_R: NDArray[np.float64], owner_R: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Returns the probability of violated of each completion: that of its reading which has most of it."""
+    found = np.zeros(int(owner_R.max()) + 1)
+    np.maximum.at(found, owner_R, probabilities_R)
+    return found
+
+
 def _is_kept(name: str, layers: int) -> bool:
     parts = name.split(".")
     return parts[0] != "layers" or int(parts[1]) <= layers
@@ -195,28 +238,30 @@ def _features(
     return features
 
 
-def _best_penalty(
-    features_NH: NDArray[np.float64], violated: NDArray[np.bool_], groups: NDArray[np.str_]
-) -> tuple[float, NDArray[np.float64]]:
+def _best_penalty(data: Readings) -> tuple[float, NDArray[np.float64]]:
     """Returns the penalty with the least cross-validated log loss, and its probabilities of violated."""
-    folds = min(FOLDS, len(set(groups)))
+    folds = min(FOLDS, len(set(data.groups_R)))
     if folds < 2:
         raise ModelError("all rows answer one prompt, so nothing can be held out; give completions to more prompts")
     found = {}
     for penalty in INVERSE_PENALTIES:
         found[penalty] = cross_val_predict(
-            _regression(penalty), features_NH, violated, groups=groups, method="predict_proba",
-            cv=GroupKFold(folds, shuffle=True, random_state=0),
+            _regression(penalty), data.features_RH, data.violated_R, groups=data.groups_R, method="predict_proba",
+            cv=GroupKFold(folds, shuffle=True, random_state=0), params={WEIGHTS: data.weights_R},
         )[:, 1]  # fmt: skip
-    best = min(found, key=lambda penalty: log_loss(violated, found[penalty]))
+    losses = {
+        penalty: log_loss(data.violated_R, probabilities, sample_weight=data.weights_R)
+        for penalty, probabilities in found.items()
+    }
+    best = min(losses, key=losses.__getitem__)
     return best, found[best]
 
 
-def _head(features_NH: NDArray[np.float64], violated: NDArray[np.bool_], penalty: float) -> PooledHead:
-    fitted = _regression(penalty).fit(features_NH, violated)
+def _head(data: Readings, penalty: float) -> PooledHead:
+    fitted = _regression(penalty).fit(data.features_RH, data.violated_R, **{WEIGHTS: data.weights_R})
     scaler, regression = fitted[0], fitted[1]
     weight = regression.coef_[0] / scaler.scale_
-    constant = Ridge(alpha=1e-3, fit_intercept=False).fit(features_NH, np.ones(len(features_NH)))
+    constant = Ridge(alpha=1e-3, fit_intercept=False).fit(data.features_RH, np.ones(len(data.features_RH)))
     return PooledHead(weight, float(regression.intercept_[0] - weight @ scaler.mean_), constant.coef_)
 
 

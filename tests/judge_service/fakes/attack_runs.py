@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from judge_service import guards
 from judge_service.judge import Judge, JudgeItem, Verdict
+from judge_service.llm import classify
 from judge_service.llm.desk import Desk, Spent
 from judge_service.llm.settings import LlmSettings
 from judge_service.registry import Registry
@@ -65,7 +66,7 @@ def unguarded() -> Iterator[None]:
     with (
         mock.patch.object(guards, "refuse_without_asking", return_value=None),
         mock.patch.object(guards, "as_text", lambda text: text),
-        mock.patch.object(guards, "readings", lambda text: [text, text]),
+        mock.patch.object(classify, "readings", lambda text: [text, text]),
         mock.patch.object(guards, "state", state),
         mock.patch.object(guards, "question", lambda instruction, nonce: instruction),
         mock.patch.object(guards, "wrap", wrap),

@@ -9,7 +9,16 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForSequenceClassification
 
 from trainer.errors import ConfigError, DatasetError, ModelError
-from trainer.fitting.judge import JudgeFit, classifier_on, figures, fit_judge, probabilities_of, save_judge
+from trainer.fitting.judge import (
+    JudgeFit,
+    _of_completions,
+    _readings,
+    classifier_on,
+    figures,
+    fit_judge,
+    probabilities_of,
+    save_judge,
+)
 from trainer.fitting.labelled import Labelled, LabelReader, packaged_refusals
 from trainer.fitting.pooling import PooledHead, mean_features, write_pooling_layer
 from trainer.fitting.stages import stages
@@ -61,6 +70,14 @@ def test_a_fitted_judge_is_a_standard_classifier_that_says_the_same_whatever_the
         assert alone == pytest.approx(expected, abs=1e-4)
         assert (alone > 0.5) == one.violated
     assert json.loads((tmp_path / "judge" / "training_report.json").read_text())["rows"] == 40
+
+
+def test_a_completion_is_read_whole_and_by_its_first_paragraph_and_the_worse_reading_counts() -> None:
+    texts, owner_R = _readings(["No.\n\nBut here is more.", "Sure.", "a" * 50 + "\n\nb"], max_chars=40)
+    # Within 40 characters the third is one reading: its first paragraph is longer than that.
+    assert texts == ["No.\n\nBut here is more.", "No.", "Sure.", "a" * 40]
+    assert owner_R.tolist() == [0, 0, 1, 2]
+    assert _of_completions(np.array([0.2, 0.9, 0.1, 0.4]), owner_R).tolist() == [0.9, 0.1, 0.4]
 
 
 def test_the_tokenizer_reads_the_beginning_without_what_is_hidden(
