@@ -7,22 +7,19 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from reward_service.errors import ModelRefused
-from wire.golden import GOLDEN_FILE, GoldenPair
+from wire.golden import GoldenPair
 
 # How far a score may move, relative to 1 + |score|: rounding of the type, summed over the layers.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
 SHOWN = 3
 
 
-def read_golden(folder: Path) -> list[GoldenPair]:
-    """Return the golden pairs of a model's folder; none where it has no such file.
+def read_golden(file: Path) -> list[GoldenPair]:
+    """Return the golden pairs of a file.
 
     Raises:
         ModelRefused: a line is not a pair.
     """
-    file = folder / GOLDEN_FILE
-    if not file.is_file():
-        return []
     pairs = []
     for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         try:

@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.utils import cached_file
 
 from reward_service.errors import EncodingRefused, ModelRefused
 from reward_service.golden import TOLERANCE, largest_move, read_golden
@@ -20,6 +21,7 @@ from reward_service.scorer import FORWARD_ERRORS, Encoded
 from reward_service.self_test import self_test
 from reward_service.settings import RewardSettings
 from wire.base import Message, Prompt
+from wire.golden import GOLDEN_FILE
 
 SAMPLED_BYTES = 1 << 20
 WIDTH_STEP = 8
@@ -67,6 +69,13 @@ class CheckedModel:
         limits = (self.settings.max_length, getattr(text_config, "max_position_embeddings", None))
         return min([limit for limit in limits if limit], default=self.tokenizer.model_max_length)
 
+    def golden_file(self) -> Path | None:
+        """Return where its golden pairs are, beside the weights in its folder or on the hub; None where it has none."""
+        try:
+            return Path(cached_file(self.place, GOLDEN_FILE, revision=self.settings.revision))
+        except OSError:  # what transformers raises where there is no such file
+            return None
+
     def load(self) -> "RewardModel":
         """Return the model with its weights.
 
@@ -112,7 +121,8 @@ class RewardModel:
         self._pad_id = self._pad_token_id()
         self._is_causal = _is_causal(model)
         self._prefix = self._shared_prefix() if self._is_causal and checked.settings.share_prefix else None
-        self._golden = read_golden(Path(checked.place))
+        file = checked.golden_file()
+        self._golden = read_golden(file) if file else []
 
     def encode(self, prompt: Prompt, completion: str) -> Encoded:
         """Return prompt and completion in the model's own chat template.

@@ -1,6 +1,7 @@
 """What keeps a service from being ready: a wrong pad token, a wrong template, scores that are not the known ones."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,23 @@ def test_a_wrong_pad_token_moves_the_golden_scores_and_readyz_says_so(golden: Pa
     ready = request_to("GET", "/readyz", golden)
     assert ready.status_code == 503
     assert "golden pair" in ready.json()["reasons"][0]
+
+
+def test_the_golden_pairs_of_a_model_on_the_hub_are_tested_too(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the hub's client keeps of a model that it has fetched once.
+    repository = tmp_path / "cache" / "models--org--reward"
+    shutil.copytree(golden, repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc", encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(repository.parent))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert load(Path("org/reward")).self_test() == []
+    kept = repository / "snapshots" / "abc" / "golden.jsonl"
+    kept.write_text(kept.read_text("utf-8").replace("Name a fruit.", "Name a tree."), encoding="utf-8")
+    [reason] = load(Path("org/reward")).self_test()
+    assert "golden pair 1 scores" in reason
 
 
 def test_a_pair_in_the_wrong_order_is_named(golden: Path) -> None:
