@@ -31,7 +31,11 @@ def reward_router(
     tokens = Counter("reward_tokens", "tokens of the items answered", registry=registry)
 
     @router.post(
-        "/score", summary="Score completions", response_model=ScoreResponse, openapi_extra=json_body(ScoreRequest)
+        "/score",
+        summary="Score completions",
+        response_model=ScoreResponse,
+        responses={409: {"description": "a classifier of several labels has no score"}},
+        openapi_extra=json_body(ScoreRequest),
     )
     async def score(request: Request) -> Response:
         body = await read_json(request, ScoreRequest)

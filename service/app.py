@@ -14,14 +14,29 @@ from starlette.types import Lifespan
 
 from service.docs import docs_router
 from service.gate import Gate
-from service.health import health_router
+from service.health import OPEN_PATHS, health_router
 from service.metrics import Metrics, metrics_router
 from service.problem import MEDIA_TYPE, ProblemError, problem_response
 from service.settings import ServiceSettings
 from service.traffic import Traffic
 from wire.base import Problem
 
-SHOWN_PROBLEMS = {"4XX": "refused: see `title` and `detail`", "5XX": "failed: ask again"}
+PROBLEMS = {
+    400: "a header is not what it has to be, or this is no HTTP",
+    401: "no token, or a wrong one",
+    408: "headers or body came too slowly",
+    431: "headers too large",
+    500: "a bug; the log names the request's id",
+    503: "not able to answer now: ask again after Retry-After, or another replica",
+}
+"""What any operation may answer, by status."""
+BODY_PROBLEMS = {
+    413: "the body, an item, or the number of items is too large",
+    415: "not JSON, or compressed",
+    422: "JSON that does not fit; the detail names the place",
+    429: "the queue is full: ask again after Retry-After",
+}
+"""What an operation with a body may answer besides."""
 
 
 def package_version() -> str:
@@ -57,7 +72,6 @@ def create_service_app(
         title=name,
         version=package_version(),
         lifespan=lifespan,
-        responses=_documented_problems(),
         docs_url=None,  # FastAPI's own pages load scripts from a CDN
         redoc_url=None,
         openapi_url="/openapi.json" if settings.serve_docs else None,
@@ -84,31 +98,44 @@ def create_service_app(
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_middleware(Gate, settings=settings, metrics=metrics, traffic=traffic)
-    _document_bodies(app)
+    _complete_document(app)
     return app
 
 
-def _documented_problems() -> dict[int | str, dict[str, Any]]:
-    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
-    return {status: {"description": text, "content": content} for status, text in SHOWN_PROBLEMS.items()}
-
-
-def _document_bodies(app: FastAPI) -> None:
-    """Move the definitions that `json_body` carries to where the OpenAPI document keeps its schemas."""
+def _complete_document(app: FastAPI) -> None:
+    """Add to the OpenAPI document what FastAPI does not know: the gate's refusals, its token, and parsed bodies."""
     build = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = build()
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            for operations in document["paths"].values():
+            components = document.setdefault("components", {})
+            schemas = components.setdefault("schemas", {})
+            schemas["Problem"] = Problem.model_json_schema()
+            components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            for path, operations in document["paths"].items():
                 for operation in operations.values():
+                    _add_problems(operation)
+                    if path not in OPEN_PATHS:
+                        operation["security"] = [{"bearer": []}]
                     for media in operation.get("requestBody", {}).get("content", {}).values():
                         schemas.update(media["schema"].pop("$defs", {}))
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_problems(operation: dict[str, Any]) -> None:
+    """Add the gate's refusals to an operation's answers; a failure that it has for itself may have their form too."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    answers = operation["responses"]
+    for status, text in (PROBLEMS | (BODY_PROBLEMS if "requestBody" in operation else {})).items():
+        answers.setdefault(str(status), {"description": text})
+    for status, answer in answers.items():
+        if int(status) >= 400:
+            answer["content"] = answer.get("content", {}) | content
+    operation["responses"] = dict(sorted(answers.items()))
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:

@@ -19,7 +19,7 @@ from service.traffic import Traffic
 KEEP_ALIVE_S = 75
 """Above the client's 5 s: a connection is closed by the side that will not be using it at that moment."""
 
-SHUTDOWN_S = 5
+SHUTDOWN_S = 3
 """For connections that are not in flight any more, but still being written to."""
 
 

@@ -14,7 +14,15 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-SCRIPTS = ["scripts/install", "scripts/check", "scripts/test", "scripts/quickstart", "scripts/compose-test", ".ci/run"]
+SCRIPTS = [
+    "scripts/install",
+    "scripts/check",
+    "scripts/test",
+    "scripts/quickstart",
+    "scripts/fuzz",
+    "scripts/compose-test",
+    ".ci/run",
+]
 NO_TORCH = {"torch", "transformers", "accelerate", "peft"}
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -107,9 +108,13 @@ def finished(id_: str, prompt: str | Sequence[ForeignMessage], response: str) ->
     return Conversation(id_, [*turns, Message(role="assistant", content=response)])
 
 
-def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what a route says of its failures in the OpenAPI document."""
-    return {status: {"description": "failed, in the form of this protocol"} for status in statuses}
+NO_SCORE: dict[int | str, dict[str, Any]] = {409: {"description": "a classifier of several labels has no score"}}
+"""What routes that need a score say in the OpenAPI document."""
+
+
+def error_responses(form: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what a route says in the OpenAPI document of its failures, which have a form of its protocol."""
+    return {status: {"description": "failed, in the form of this protocol", "model": form} for status in statuses}
 
 
 def _check_size(items: Sequence[Item], settings: ServiceSettings) -> None:

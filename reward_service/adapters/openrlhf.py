@@ -12,7 +12,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from reward_service.adapters.asking import Asking, error_responses
+from reward_service.adapters.asking import NO_SCORE, Asking
 from reward_service.items import Text
 from service.body import json_body, json_response, read_json
 from service.foreign import ForeignRequest
@@ -43,7 +43,7 @@ def router(asking: Asking) -> APIRouter:
         "/get_reward",
         summary="Score texts, as OpenRLHF's remote reward model does",
         response_model=GetRewardResponse,
-        responses=error_responses(503),
+        responses=NO_SCORE,
         openapi_extra=json_body(GetRewardRequest),
     )
     async def get_reward(request: Request) -> Response:

@@ -13,7 +13,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from reward_service.adapters.asking import Asking, error_responses, finished
+from reward_service.adapters.asking import NO_SCORE, Asking, finished
 from service.body import json_body, json_response, read_json
 from service.foreign import ForeignMessage, ForeignRequest
 from wire.base import JSON
@@ -35,7 +35,7 @@ def router(asking: Asking) -> APIRouter:
         "/rm",
         summary="Score one sample, as slime's remote reward model does",
         response_model=float,
-        responses=error_responses(503),
+        responses=NO_SCORE,
         openapi_extra=json_body(RemoteRewardRequest),
     )
     async def rm(request: Request) -> Response:

@@ -71,7 +71,7 @@ def router(asking: Asking) -> APIRouter:
         "/predict",
         summary="Predict labels, as Text Embeddings Inference does",
         response_model=list[Prediction] | list[list[Prediction]],
-        responses=error_responses(413, 422, 424, 429, 503),
+        responses=error_responses(TEIError, 413, 422, 424, 429, 503),
         openapi_extra=json_body(PredictRequest),
     )
     @failing_as(tei_error)

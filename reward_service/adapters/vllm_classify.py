@@ -6,7 +6,7 @@ tokens that it spells are control tokens. Messages are read in the model's own c
 Source: vLLM, `ClassificationCompletionRequest`, `ClassificationChatRequest`, `ClassificationResponse`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter
 from pydantic import Field, model_validator
@@ -14,12 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from reward_service.adapters.asking import Asking, error_responses, failing_as
-from reward_service.adapters.openai_shape import OpenAIAnswer, openai_error, usage_of
+from reward_service.adapters.openai_shape import OpenAIAnswer, OpenAIErrorResponse, openai_error, usage_of
 from reward_service.items import Conversation, Item, LabelScore, Text, sigmoid, softmax
 from service.body import json_body, json_response, read_json
 from service.foreign import ForeignMessage, ForeignRequest
 from service.problem import ProblemError
 from wire.base import ResponseModel
+
+Texts = Annotated[list[str], Field(min_length=1)]
 
 
 class Activation(ForeignRequest):
@@ -65,8 +67,10 @@ class ClassificationRequest(Activation, Truncation):
     """Body of `POST /classify`: `input`, or `messages`."""
 
     model: str | None = None
-    input: str | list[str] | None = Field(default=None, description="a text or several, read as they are")
-    messages: list[ForeignMessage] | None = Field(default=None, description="one conversation, in the chat template")
+    input: str | Texts | None = Field(default=None, description="a text or several, read as they are")
+    messages: Annotated[list[ForeignMessage], Field(min_length=1)] | None = Field(
+        default=None, description="one conversation, in the chat template"
+    )
     add_special_tokens: bool = Field(default=True, description="whether the tokenizer adds its own, BOS or CLS")
     # Asking for another template or an open turn would be answered with another number than asked for.
     chat_template: None = None
@@ -75,8 +79,8 @@ class ClassificationRequest(Activation, Truncation):
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "ClassificationRequest":
-        if (self.input is None) == (self.messages is None) or self.input == [] or self.messages == []:
-            raise ProblemError(422, "invalid request", "send either input or messages, not empty")
+        if (self.input is None) == (self.messages is None):
+            raise ProblemError(422, "invalid request", "send either input or messages")
         return self
 
     def items(self) -> list[Item]:
@@ -131,7 +135,7 @@ def router(asking: Asking) -> APIRouter:
             path,
             summary="Classify texts, as vLLM does",
             response_model=ClassificationResponse,
-            responses=error_responses(400, 404, 429, 503),
+            responses=error_responses(OpenAIErrorResponse, 400, 404, 429, 503),
             openapi_extra=json_body(ClassificationRequest),
         )(classify)
     return routes

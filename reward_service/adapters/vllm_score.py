@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from reward_service.adapters.asking import Asking, error_responses, failing_as
-from reward_service.adapters.openai_shape import OpenAIAnswer, openai_error, usage_of
-from reward_service.adapters.vllm_classify import Activation, Truncation, activated
+from reward_service.adapters.openai_shape import OpenAIAnswer, OpenAIErrorResponse, openai_error, usage_of
+from reward_service.adapters.vllm_classify import Activation, Texts, Truncation, activated
 from reward_service.items import LabelScore
 from service.body import json_body, json_response, read_json
 from service.foreign import ForeignRequest
@@ -23,15 +23,15 @@ from service.problem import ProblemError
 from wire.base import ResponseModel
 from wire.reward import ScoreItem
 
-ERRORS = error_responses(400, 404, 429, 503)
+ERRORS = error_responses(OpenAIErrorResponse, 400, 404, 429, 503)
 
 
 class PairScoreRequest(Activation, Truncation):
     """Body of `POST /score`: one first text for all the second ones, or as many."""
 
     model: str | None = None
-    text_1: str | list[str] = Field(description="what was asked")
-    text_2: str | list[str] = Field(description="what was answered")
+    text_1: str | Texts = Field(description="what was asked")
+    text_2: str | Texts = Field(description="what was answered")
 
     @model_validator(mode="before")
     @classmethod
@@ -44,8 +44,8 @@ class PairScoreRequest(Activation, Truncation):
     @model_validator(mode="after")
     def _pairs(self) -> "PairScoreRequest":
         asked, answered = _several(self.text_1), _several(self.text_2)
-        if not answered or len(asked) not in (1, len(answered)):
-            raise ProblemError(422, "invalid request", "text_1 is one text, or as many as text_2; neither is empty")
+        if len(asked) not in (1, len(answered)):
+            raise ProblemError(422, "invalid request", "text_1 is one text, or as many as text_2")
         return self
 
     def items(self) -> list[ScoreItem]:

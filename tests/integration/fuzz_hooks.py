@@ -1,0 +1,53 @@
+"""What schemathesis, in its own interpreter, cannot read in the documents: judges and models that there are."""
+
+import random
+
+import schemathesis
+
+SPECS = [
+    "word_count",
+    "math_answer",
+    "no_repetition",
+    "json_object",
+    "python_tests",
+    {"name": "word_count", "parameters": {"max": 3}},
+    {"name": "lacks", "parameters": {"keywords": ["a", "0"]}},
+    {"name": "regex", "parameters": {"pattern": "a+"}},
+]
+
+
+def is_spec(value):
+    """Whether this is a judge as the document has it; anything else is left to be refused."""
+    if isinstance(value, dict):
+        return set(value) <= {"name", "parameters"} and is_name(value.get("name")) and is_object(value)
+    return is_name(value)
+
+
+def is_name(value):
+    return isinstance(value, str) and value != ""
+
+
+def is_object(spec):
+    return isinstance(spec.get("parameters", {}), dict)
+
+
+@schemathesis.hook
+def map_body(context, body):
+    """Name judges that there are, and no id twice, where the document allows what stands there."""
+    if not isinstance(body, dict) or not isinstance(body.get("items"), list):
+        return body
+    chosen = random.Random(repr(body))  # the same for the same body, so that a failure can be had again
+    items = [item for item in body["items"] if isinstance(item, dict)]
+    for number, item in enumerate(items):
+        if is_name(item.get("id")) and [other.get("id") for other in items].count(item["id"]) > 1:
+            item["id"] += str(number)
+    is_for_judges = context.operation.path == "/v1/judge"
+    if is_for_judges and body.get("judges", []) == []:
+        body["judges"] = ["word_count"]
+    if not is_for_judges and isinstance(body.get("model"), str):
+        del body["model"]
+    for holder in [body, *items]:
+        judges = holder.get("judges")
+        if isinstance(judges, list):
+            holder["judges"] = [chosen.choice(SPECS) if is_spec(judge) else judge for judge in judges]
+    return body
