@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import pkgutil
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
@@ -13,10 +14,11 @@ from pydantic import ValidationError
 
 import judge_service.judges
 from judge_service.judge import Judge
-from service.body import PLAIN_NAME
 from service.problem import ProblemError
 from wire.judge import JudgeDescription, JudgeSpec
 
+PLAIN_NAME = re.compile(r"[\w.\-]{1,64}", re.ASCII)
+"""What a refusal repeats: names of judges and parameters are settings of the asker, not a user's text."""
 MOST_CACHED = 1024
 """Judges with parameters that are kept made; the one unused for longest goes first."""
 

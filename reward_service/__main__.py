@@ -49,8 +49,14 @@ def serve(
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
     # Here, not above: torch takes seconds to import, and neither --help nor a wrong option needs it.
+    from transformers.utils import logging as transformers_logging
+
     from reward_service.app import create_app
 
+    # What it logs becomes our lines, and its progress bars, which are none, are not drawn.
+    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
     try:
         run(create_app(settings), settings)
     except ModelRefused as error:

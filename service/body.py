@@ -5,8 +5,9 @@ field, an empty batch, a duplicate id) is a 422 that names the place and the kin
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
 from typing import Any, Protocol, TypeVar, cast
 
 import orjson
@@ -24,7 +25,6 @@ LARGE_BODY = 256 * 1024
 
 SHOWN_ERRORS = 8
 SHOWN_PARTS = 6
-PLAIN_NAME = re.compile(r"[\w.\-]{1,64}", re.ASCII)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -64,7 +64,7 @@ def _parse(body: bytes, model: type[ModelT], settings: ServiceSettings) -> Model
     try:
         parsed = model.model_validate(content)
     except ValidationError as error:
-        raise ProblemError(422, "invalid request", describe(error)) from None
+        raise ProblemError(422, "invalid request", _describe(error, model)) from None
     except RecursionError:
         raise _too_deep() from None
     items = getattr(parsed, "items", None)
@@ -98,19 +98,35 @@ def _too_deep() -> ProblemError:
     return ProblemError(422, "invalid request", "body: nested too deeply")
 
 
-def describe(error: ValidationError) -> str:
+def _describe(error: ValidationError, model: type[BaseModel]) -> str:
     """Return place and kind of each error, `items.0.completion: missing; ...`, without any value of the input."""
     errors = error.errors(include_input=False, include_url=False, include_context=False)
-    lines = [f"{_place(entry['loc'])}: {entry['type']}" for entry in errors[:SHOWN_ERRORS]]
+    lines = [f"{_place(entry['loc'], _names(model))}: {entry['type']}" for entry in errors[:SHOWN_ERRORS]]
     if len(errors) > SHOWN_ERRORS:
         lines.append(f"and {len(errors) - SHOWN_ERRORS} more")
     return "; ".join(lines)
 
 
-def _place(location: tuple[int | str, ...]) -> str:
+def _place(location: tuple[int | str, ...], names: frozenset[str]) -> str:
+    """Return where an error is, in names that are ours: a key of the input may be anything, a user's text too.
+
+    What was meant for one of ours is shown as that, `prompt?` for `promt`; the rest as `?`.
+    """
     shown = location[:SHOWN_PARTS]
-    parts = [str(part) if isinstance(part, int) or PLAIN_NAME.fullmatch(part) else "?" for part in shown]
+    parts = [str(part) if isinstance(part, int) or part in names else _meant(part, names) for part in shown]
     return ".".join(parts) or "body"
+
+
+def _meant(key: str, names: frozenset[str]) -> str:
+    return "".join(get_close_matches(key[:64], names, n=1)) + "?"
+
+
+@cache
+def _names(model: type[BaseModel]) -> frozenset[str]:
+    """Return the names of a body's fields and of the models in it."""
+    schema = model.model_json_schema()
+    parts = schema.get("$defs", {})
+    return frozenset(parts).union(*(part.get("properties", {}) for part in [schema, *parts.values()]))
 
 
 def check_items(items: list[_Item], settings: ServiceSettings) -> None:

@@ -46,13 +46,13 @@ def test_a_body_that_cannot_be_used_is_refused(service, content, status):
     ("payload", "place"),
     [
         ({"items": []}, "items: too_short"),
-        ({"items": [{**ITEM, "promt": "x"}]}, "items.0.promt: extra_forbidden"),
+        ({"items": [{**ITEM, "promt": "x"}]}, "items.0.prompt?: extra_forbidden"),
         ({"items": [{"id": "a", "prompt": "p"}]}, "items.0.completion: missing"),
         ({"items": [{**ITEM, "completion": 5}]}, "items.0.completion: string_type"),
         ({"items": [{**ITEM, "id": 5}]}, "items.0.id: string_type"),
         ({"items": [{**ITEM, "id": ""}]}, "items.0.id: string_too_short"),
         ({"items": [ITEM, ITEM]}, "items.1.id: duplicate"),
-        ({"items": [ITEM], "judges": [{"name": "x", "paramters": {}}]}, "paramters: extra_forbidden"),
+        ({"items": [ITEM], "judges": [{"name": "x", "paramters": {}}]}, "parameters?: extra_forbidden"),
     ],
 )
 def test_a_422_names_the_place_and_the_kind_of_error(service, payload, place):
