@@ -32,7 +32,7 @@ BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 LONGEST_DEADLINE_S = 24 * 3600.0
 CLOSE = {"Connection": "close"}
 """Sent where the body was not read to its end: the rest of it must not be taken for the next request."""
-DISCARD_S = 2.0
+DISCARD_S = 5.0
 """A refusal waits so long for the rest of the body: a client that still writes would see a reset, not the refusal."""
 OPERATIONS_PATHS = frozenset({"/metrics", "/docs", "/openapi.json"})
 
@@ -165,14 +165,10 @@ class Gate:
         """Take in the rest of a body that was refused, for a while; a slow client has had its while."""
         if status == 408 or "expect" in headers:
             return
-        size = 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DISCARD_S):
-                while size <= self.settings.body_bytes:
-                    message = await receive()
-                    size += len(message.get("body", b""))
-                    if not message.get("more_body", False):
-                        return
+                while (await receive()).get("more_body", False):
+                    pass
 
     def _report(self, scope: Scope, passage: "_Passage", seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")

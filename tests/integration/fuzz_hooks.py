@@ -32,22 +32,23 @@ def is_object(spec):
 
 
 @schemathesis.hook
-def map_body(context, body):
+def before_call(context, case, kwargs):
     """Name judges that there are, and no id twice, where the document allows what stands there."""
+    body = case.body
     if not isinstance(body, dict) or not isinstance(body.get("items"), list):
-        return body
+        return
     chosen = random.Random(repr(body))  # the same for the same body, so that a failure can be had again
     items = [item for item in body["items"] if isinstance(item, dict)]
     for number, item in enumerate(items):
         if is_name(item.get("id")) and [other.get("id") for other in items].count(item["id"]) > 1:
             item["id"] += str(number)
-    is_for_judges = context.operation.path == "/v1/judge"
-    if is_for_judges and body.get("judges", []) == []:
+    if case.operation.path != "/v1/judge":
+        if isinstance(body.get("model"), str):
+            del body["model"]
+        return
+    if body.get("judges", []) == []:
         body["judges"] = ["word_count"]
-    if not is_for_judges and isinstance(body.get("model"), str):
-        del body["model"]
     for holder in [body, *items]:
         judges = holder.get("judges")
         if isinstance(judges, list):
             holder["judges"] = [chosen.choice(SPECS) if is_spec(judge) else judge for judge in judges]
-    return body
