@@ -34,15 +34,14 @@ class SharedPrefix:
 
     def of(self, rows: Sequence[list[int]]) -> list[int]:
         """Return the beginning that these rows share, nothing where computing it once is not worth it."""
-        common = _common(rows)
-        kept = len(self._ids)
-        if kept and common[:kept] == self._ids and len(common) - kept < WORTH_TOKENS:
-            common = self._ids  # few rows happen to share a little more
         # The token that a row's number is read off stays in the row.
         longest = min(self._num_read(row) for row in rows) - 1
-        shared = common[: max(longest, 0)]
-        is_worth_a_pass = (len(rows) - 1) * len(shared) >= WORTH_TOKENS
-        return shared if len(shared) >= SHORTEST and (is_worth_a_pass or shared == self._ids) else []
+        common = _common(rows)[: max(longest, 0)]
+        kept = self._ids if common[: len(self._ids)] == self._ids else []
+        if kept and (len(rows) == 1 or len(common) - len(kept) < WORTH_TOKENS):
+            return kept
+        is_worth_it = len(common) >= SHORTEST and (len(rows) - 1) * len(common) >= WORTH_TOKENS
+        return common if is_worth_it else kept
 
     def keep(self, rows: Sequence[list[int]]) -> None:
         """Have the beginning of these rows ready for the first batch."""

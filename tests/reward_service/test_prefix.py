@@ -67,12 +67,14 @@ def test_the_token_that_a_number_is_read_off_is_never_in_the_shared_part(save: S
 def test_the_templates_own_beginning_is_kept_from_the_start(save: Save, tokenizer: object) -> None:
     tokenizer.chat_template = "{{ 'You are a reward model. ' }}" + tokenizer.chat_template
     served = load(save(tokenizer=tokenizer))
-    row = served.encode("Hi", "yes").ids
+    plain = load(save(tokenizer=tokenizer), share_prefix=False)
     shapes = shapes_of(served)
-    [score] = served.score([row])
-    # "You are a reward model. <|im_start|>user\n": control tokens and bytes.
-    assert shapes == [(1, len(row) - (24 + 1 + 5))]
-    assert [score] == pytest.approx(load(save(tokenizer=tokenizer), share_prefix=False).score([row]), abs=1e-4)
+    for answer in ("yes", "yes " * 40):
+        row = served.encode("Hi", answer).ids
+        assert served.score([row]) == pytest.approx(plain.score([row]), abs=1e-4)
+        # "You are a reward model. <|im_start|>user\n": control tokens and bytes.
+        assert shapes.pop() == (1, len(row) - (24 + 1 + 5))
+    assert not shapes
 
 
 def test_a_few_tokens_are_not_worth_a_pass_of_their_own(save: Save) -> None:
