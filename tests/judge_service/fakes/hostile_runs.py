@@ -105,16 +105,15 @@ def slow_answers(client: JudgeClient) -> list[str]:
 
 def main(url: str, token_file: str | None = None) -> int:
     token = Path(token_file).read_text(encoding="utf-8").split()[0] if token_file else None
-    wrong, num = [], 0
+    num_rows, num_wrong = 0, 0
     with JudgeClient(url, token=token, items_per_request=16, deadline_s=DEADLINE_S) as client:
         for rows in groups():
-            wrong += wrong_answers(client, rows)
-            num += len(rows)
+            wrong = wrong_answers(client, rows)
+            print("\n".join([*wrong, f"{rows[0].name}, ...: {len(rows) - len(wrong)} of {len(rows)}"]), flush=True)
+            num_rows, num_wrong = num_rows + len(rows), num_wrong + len(wrong)
         slow = slow_answers(client)
-    for line in wrong + slow:
-        print(line)
-    print(f"hostile programs: {num - len(wrong)} of {num} got their answer")
-    return int(bool(wrong or slow))
+    print("\n".join([*slow, f"hostile programs: {num_rows - num_wrong} of {num_rows} got their answer"]))
+    return int(bool(num_wrong or slow))
 
 
 if __name__ == "__main__":
