@@ -184,7 +184,9 @@ class CGPOTrainer(Trainer):
         if self.ledger.begin(judges, {task.name: task.reward_model for task in self.tasks.values()}):
             self.baselines.forget_answers()
         if isinstance(self.sampler, VllmSampler):
-            self.sampler.check(self.accelerator.unwrap_model(self.model_wrapped), [row.prompt_ids for row in rows])
+            longest = max(task.max_new_tokens for task in self.tasks.values())
+            prompts = [row.prompt_ids for row in rows]
+            self.sampler.check(self.accelerator.unwrap_model(self.model_wrapped), prompts, longest)
         for task in self.tasks.values():
             missing = self.baselines.missing([row for row in rows if row.task == task.name])
             if missing and task.loss.NEEDS_BASELINES:

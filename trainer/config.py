@@ -94,10 +94,11 @@ class CGPOConfig(TrainingArguments):
     reward_chunk_size: int = _option(16, "Sequences that a reward model in this process scores at once.")
     judge_deadline: float = _option(60.0, "Longest wait for all verdicts and scores of one chunk, seconds.")
     max_unknown_fraction: float = _option(
-        0.05, "With a larger share of unknown samples the update waits: unknown ones are judged again. Default: 5 %."
+        0.05, "With a larger share of a task's samples unknown its update waits: they are judged again. Default: 5 %."
     )
     judge_outage_timeout: float = _option(
-        600.0, "Seconds to keep asking while too much is unknown; then the run stops with a checkpoint."
+        600.0,
+        "Seconds to keep asking while too much is unknown; then the task sits out; without another the run stops.",
     )
     version_change: str = _option(
         "refuse",

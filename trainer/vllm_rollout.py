@@ -80,8 +80,13 @@ class VllmSampler:
         folder = Path(args.rollout_adapter_dir or Path(args.output_dir) / "rollout")
         return cls(client, tokenizer, eos_ids, args.max_new_tokens, folder)
 
-    def check(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+    def check(self, model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int | None = None) -> None:
         """Ask the server what it serves, and have it load the adapter as it is.
+
+        Args:
+            model: the unwrapped model with its adapter.
+            prompts: all that it will be asked about.
+            max_new_tokens: most tokens of a completion, where not the sampler's own.
 
         Raises:
             ConfigError: the server cannot be used, or its context is too short.
@@ -93,11 +98,11 @@ class VllmSampler:
             raise ConfigError(
                 f"rollout_url: the vLLM server cannot be used: {error}; start it with: {START}"
             ) from error
-        room = self._base.max_model_len
-        if room is not None and longest_prompt + self.max_new_tokens > room:
+        room, longest = self._base.max_model_len, max_new_tokens or self.max_new_tokens
+        if room is not None and longest_prompt + longest > room:
             raise ConfigError(
                 f"the vLLM server at {self.client.url} holds {room} tokens (max_model_len); the longest prompt has "
-                f"{longest_prompt} and max_new_tokens is {self.max_new_tokens}: start it with a larger --max-model-len"
+                f"{longest_prompt} and max_new_tokens is {longest}: start it with a larger --max-model-len"
             )
         try:
             self._serve(model)
