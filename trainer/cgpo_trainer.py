@@ -37,6 +37,7 @@ from trainer.task_weights import TaskWeights
 from trainer.update import Part, split
 from trainer.versions import Versions
 from trainer.vllm_rollout import VllmSampler, make_sampler
+from trainer.watch import Watch, kl_thresholds
 from wire import ServiceError
 
 __all__ = ["CGPOTrainer"]
@@ -105,7 +106,7 @@ class CGPOTrainer(Trainer):
             train_dataset=joined_rows([task.train_dataset for task in self.tasks.values()]),
             eval_dataset=joined_rows([task.eval_dataset for task in self.tasks.values()]),
             processing_class=tokenizer,
-            callbacks=[JsonlMetrics(), *(callbacks or [])],
+            callbacks=[JsonlMetrics(), Watch(kl_thresholds(self.tasks)), *(callbacks or [])],
             optimizers=optimizers,
         )
         self.loss_is_scaled_for_ga = True  # a plan's count covers all micro-batches

@@ -98,6 +98,11 @@ class JointRewardModel:
 
         return wait
 
+    def not_ready(self, rows: Sequence[Row]) -> list[str]:
+        """Return why the reward models of these rows' tasks cannot score now; empty where they can."""
+        asked = {id(model): model for model in (self.models[row.task] for row in rows)}
+        return [why for model in asked.values() for why in getattr(model, "not_ready", lambda rows: [])(rows)]
+
     def close(self) -> None:
         """Let go of all connections."""
         for model in self._distinct:

@@ -18,10 +18,28 @@ from trainer.dataset import Row
 from trainer.errors import ConfigError, DatasetError, JudgeError
 from trainer.rollout import clean_text
 from trainer.versions import judge_key
-from wire import JudgeClient, JudgeItem, JudgeResult, JudgeSpec, ServiceError, Verdict, VerdictError, loop
+from wire import (
+    JudgeClient,
+    JudgeItem,
+    JudgeResult,
+    JudgeSpec,
+    RewardClient,
+    ServiceError,
+    Verdict,
+    VerdictError,
+    loop,
+)  # fmt: skip
 from wire.base import Message
 
-__all__ = ["InProcessJudge", "Judgement", "MixtureOfConstraintJudges", "RemoteJudge", "Sample", "as_mixture"]
+__all__ = [
+    "InProcessJudge",
+    "Judgement",
+    "MixtureOfConstraintJudges",
+    "RemoteJudge",
+    "Sample",
+    "as_mixture",
+    "reasons_not_ready",
+]
 
 
 @dataclass(frozen=True)
@@ -138,6 +156,16 @@ class MixtureOfConstraintJudges:
             for (label, own), result in zip(probed, results, strict=True):
                 versions[judge_key(label, json.loads(own))] = result.verdicts[0].version
         return versions
+
+    def not_ready(self, rows: Iterable[Row]) -> list[str]:
+        """Return why the services that judge these rows cannot now, by their /readyz; empty where they can."""
+        labels = {label for row in rows for label, _ in self.judges_of(row)}
+        return [
+            reason
+            for client, own in self._remote().items()
+            if not labels.isdisjoint(own)
+            for reason in reasons_not_ready(client)
+        ]
 
     def judges_of(self, row: Row) -> list[tuple[str, Mapping[str, Any]]]:
         """Return label and parameters of each judge that applies to a row."""
@@ -280,6 +308,17 @@ class MixtureOfConstraintJudges:
             return {place: _verdict(label, answer) for place, answer in zip(places, answers, strict=True)}
 
         return wait
+
+
+def reasons_not_ready(client: JudgeClient | RewardClient) -> list[str]:
+    """Return why a service cannot answer now; empty where it can."""
+    try:
+        health = client.ready()
+    except ServiceError as error:
+        return [str(error)]
+    if health.status == "ok":
+        return []
+    return [f"{', '.join(client.urls)}: {reason}" for reason in health.reasons or ["not ready"]]
 
 
 def _item(item_id: str, sample: Sample, judges: list[JudgeSpec]) -> JudgeItem:

@@ -7,10 +7,10 @@ from typing import Any, Literal, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer.dataset import check_tokenizer
+from trainer.dataset import Row, check_tokenizer
 from trainer.errors import ConfigError, ModelError
 from trainer.foreign_reward import ForeignRewardModel
-from trainer.mixture import Sample
+from trainer.mixture import Sample, reasons_not_ready
 from wire import RewardClient, ScoreItem, ServiceError
 from wire.base import Message
 from wire.reward import RewardServiceInfo, ScoreError, ScoreResponse
@@ -24,8 +24,9 @@ Scores = list[float | ScoreError | None]
 class RewardModel(Protocol):
     """Scores completions. Where there is no score, which is never a zero: why not, or None.
 
-    A `ScoreError` also says whether asking again can help; after None it is tried. Where it has
-    `versions() -> set[str]`, who has given scores since that was asked last, a change in mid-run is noticed.
+    A `ScoreError` also says whether asking again can help; after None it is tried. Two methods may be left out:
+    `versions() -> set[str]`, who has given scores since that was asked last: a change in mid-run is noticed; and
+    `not_ready(rows) -> list[str]`: while it gives reasons, nothing is asked again.
     """
 
     def check(self, policy_tokenizer: PreTrainedTokenizerBase, allow_template_mismatch: bool) -> None:
@@ -114,6 +115,10 @@ class RemoteRewardModel:
             return [r.error if r.score is None else r.score for r in response.results]
 
         return wait
+
+    def not_ready(self, rows: Sequence[Row]) -> list[str]:
+        """Return why the service cannot score now, by its /readyz; a server that is not ours is simply asked."""
+        return [] if self._foreign is not None else reasons_not_ready(self._connect())
 
     def versions(self) -> set[str]:
         """Return who has given scores since this was asked last; of a server that is not ours nothing is known."""

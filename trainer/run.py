@@ -4,7 +4,7 @@ RUN/config.json               every setting
 RUN/metrics.jsonl             one line per log
 RUN/ledger.jsonl              one line per step: what was sent to each judge and came back, and who answered
 RUN/completions/*.parquet     every completion with its verdicts, scores and log-ratios
-RUN/model/                    the trained policy, as `from_pretrained` loads it
+RUN/model/                    the trained policy with its model card, as `from_pretrained` loads it
 """
 
 import contextlib
@@ -97,6 +97,10 @@ def run(config: RunConfig, output_dir: Path, console: Console, resume: bool = Fa
         trainer.train(resume_from_checkpoint=resume or None)
         after = _evaluate(trainer, console, "after") if trainer.eval_dataset else {}
         trainer.save_model(str(output_dir / "model"))
+        if args.should_save:
+            from trainer.model_card import write_model_card
+
+            write_model_card(output_dir / "model", config.model, trainer, before, after)
     finally:
         trainer.scoring.close()
         if args.rollout == "vllm":

@@ -71,6 +71,12 @@ class Scoring:
         scores = self.reward_model.submit(samples, self.deadline_s)
         return lambda: [_judged(j, s) for j, s in zip(judgements(), scores(), strict=True)]
 
+    def not_ready(self, samples: Sequence[Sample]) -> list[str]:
+        """Return why the services that these samples need cannot answer, by their /readyz; empty where they can."""
+        rows = [sample.row for sample in samples]
+        of_scores = getattr(self.reward_model, "not_ready", lambda rows: [])  # a user's own need not have it
+        return [*self.mixture.not_ready(rows), *of_scores(rows)]
+
     def settle(self, samples: Sequence[Sample], judged: list[Judged]) -> list[Judged]:
         """Return the answers, those unknown ones asked again while there are too many that may yet be answered.
 
@@ -100,7 +106,7 @@ class Scoring:
         return settled
 
     def _settle(self, samples: Sequence[Sample], judged: list[Judged], timeout_s: float) -> None:
-        """Put into `judged` what is answered when asked again.
+        """Put into `judged` what is answered when asked again, once the services asked say that they are ready.
 
         Raises:
             JudgeOutage: after `timeout_s` there is still too much unknown.
@@ -122,7 +128,12 @@ class Scoring:
             logger.warning("%s; asking again in %.0f s", what, pause)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
-            answers = self.submit([samples[i] for i in again])()
+            asked = [samples[i] for i in again]
+            reasons = self.not_ready(asked)
+            if reasons:
+                logger.warning("not ready yet: %s", "; ".join(reasons))
+                continue
+            answers = self.submit(asked)()
             for i, answer in zip(again, answers, strict=True):
                 judged[i] = answer
 
