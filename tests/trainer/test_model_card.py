@@ -21,8 +21,8 @@ def test_a_card_names_base_method_judges_settings_and_figures(build_trainer, row
         "| reward model | LlamaForSequenceClassification ",
         "| learning_rate | 0.01 |",
         "On held-out prompts, 2 completions.",
-        f"| satisfied | {before['eval_constraint/satisfied_rate']:.1%} | {after['eval_constraint/satisfied_rate']:.1%} |",
-        f"| mean score | {before['eval_score/mean']:.3f} | {after['eval_score/mean']:.3f} |",
+        "| satisfied | {:.1%} | {:.1%} |".format(*(one["eval_constraint/satisfied_rate"] for one in (before, after))),
+        "| mean score | {:.3f} | {:.3f} |".format(*(one["eval_score/mean"] for one in (before, after))),
     ):
         assert line in card.text, line
 
