@@ -32,7 +32,7 @@ from judge_service.worker import CRASH_MARK, READY, to_plain
 from service.problem import crash_site
 
 LOG = logging.getLogger("judge_service.workers")
-START_LIMIT_S = 60.0
+START_LIMIT_S = 120.0
 FORK_LIMIT_S = 10.0
 ITEMS_PER_WORKER = 5000
 """A worker that has answered this many items is replaced: parsers keep tables that only grow."""

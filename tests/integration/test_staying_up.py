@@ -17,7 +17,10 @@ from wire import JudgeClient, JudgeItem
 from wire.judge import JudgeResult
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 200.0
+PATIENCE_S = 300.0
+COUNT = 800
+
+pytestmark = pytest.mark.timeout(1200)
 
 
 @contextmanager
@@ -34,6 +37,13 @@ def service() -> Iterator[tuple[psutil.Popen, str]]:
         process.stdout.close()
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def steady() -> Iterator[tuple[psutil.Popen, str]]:
+    """A service that all tests use."""
+    with service() as running:
+        yield running
 
 
 def until(is_so, what: str) -> None:
@@ -68,10 +78,11 @@ def mother_of(process: psutil.Popen) -> psutil.Process:
 
 
 @pytest.mark.parametrize("whom", ["workers", "mother"])
-def test_worker_processes_killed_in_the_middle_of_a_batch_cost_no_verdict(whom: str) -> None:
-    with service() as (process, url), JudgeClient(url, deadline_s=PATIENCE_S) as client:
+def test_worker_processes_killed_in_the_middle_of_a_batch_cost_no_verdict(steady, whom: str) -> None:
+    process, url = steady
+    with JudgeClient(url, deadline_s=PATIENCE_S) as client:
         before = given(url)
-        answers = client.submit(items(3000), ["math_answer"])
+        answers = client.submit(items(COUNT), ["math_answer"])
         until(lambda: given(url) > before, "first verdict")
         mother = mother_of(process)
         for one in mother.children() if whom == "workers" else [mother]:
@@ -81,11 +92,11 @@ def test_worker_processes_killed_in_the_middle_of_a_batch_cost_no_verdict(whom: 
         assert client.ready().status == "ok"
 
 
-def test_a_replica_that_is_told_to_end_in_the_middle_of_a_batch_costs_no_verdict() -> None:
-    with service() as (first, first_url), service() as (_, second_url):
-        with JudgeClient([first_url, second_url], deadline_s=PATIENCE_S) as client:
+def test_a_replica_that_is_told_to_end_in_the_middle_of_a_batch_costs_no_verdict(steady) -> None:
+    with service() as (first, first_url):
+        with JudgeClient([first_url, steady[1]], deadline_s=PATIENCE_S) as client:
             before = given(first_url)
-            answers = client.submit(items(3000), ["math_answer"])
+            answers = client.submit(items(COUNT), ["math_answer"])
             until(lambda: given(first_url) > before, "verdict of the first")
             children = first.children(recursive=True)
             first.send_signal(signal.SIGTERM)
