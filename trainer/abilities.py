@@ -65,8 +65,9 @@ def _logit_rule(model: nn.Module) -> LogitRule | None:
     """Return what a model does with its head's output, from what it makes of known numbers."""
     inner = innermost(model)
     head = head_of(inner)
-    # Of a quantized, adapted, sharded or patched head nothing is known.
-    if is_compiled(model) or type(head) is not nn.Linear or "forward" in vars(head):
+    # Of a quantized, adapted or patched head nothing is known. FSDP2 gives a linear layer another class.
+    is_linear = isinstance(head, nn.Linear) and type(head).forward is nn.Linear.forward
+    if is_compiled(model) or not is_linear or "forward" in vars(head):
         return None
     given_V = torch.linspace(-60, 60, head.out_features, device=head.weight.device)
     seen: list[bool] = []

@@ -37,7 +37,8 @@ def forward_packed(model: nn.Module, packed: PackedRows, compute: Callable[[Tens
     def other_head(hidden_RLH: Tensor) -> Tensor:
         hidden_MH = hidden_RLH.flatten(0, 1).index_select(0, packed.source_M)
         found.append(compute(hidden_MH, head_of(inner)))
-        return hidden_RLH[:, :1, :1]  # logits of no use to anyone, for whatever the model does with them
+        # Logits of no use to anyone, for whatever the model does with them; not a view: FSDP2 warns of views.
+        return hidden_RLH[:, :1, :1].clone()
 
     hook = inner.register_forward_hook(lambda *_: found[0], prepend=True)
     own = nullcontext() if packed.arrangement is None else own_attention(inner, packed.arrangement)

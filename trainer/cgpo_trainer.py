@@ -20,6 +20,7 @@ from trainer.completions import write_iteration
 from trainer.config import CGPOConfig
 from trainer.dataset import PromptDataset, Row, check_tokenizer, collate
 from trainer.errors import DatasetError, JudgeOutage, VersionChange
+from trainer.gathered import Gathered
 from trainer.gradient_balance import balanced
 from trainer.iteration import Iteration, Requests, deal, generate, joint_sequences, learn, submit_baselines
 from trainer.joint import joint_scoring
@@ -114,6 +115,7 @@ class CGPOTrainer(Trainer):
             self.ref_model = self.accelerator.prepare_model(self.ref_model, evaluation_mode=True)
         if args.world_size > 1:
             set_seed(args.seed, device_specific=True)
+        self.gathered = Gathered(self.accelerator, policy)
         self.sampler = make_sampler(args, policy, tokenizer)
         self.scoring = joint_scoring(self.tasks, args)
         self.baselines = Baselines(self.scoring)
@@ -199,10 +201,8 @@ class CGPOTrainer(Trainer):
         prompts = [row.prompt_ids for row in rows]
         with torch.random.fork_rng(devices), self.accelerator.autocast(), self._reference() as reference:
             torch.manual_seed(self.args.seed)
-            groups = self.sampler.sample(
-                self.accelerator.unwrap_model(reference), prompts, 1, task.temperature,
-                max_new_tokens=task.max_new_tokens,
-            )  # fmt: skip
+            with self.gathered.whole(self.accelerator.unwrap_model(reference)) as model:
+                groups = self.sampler.sample(model, prompts, 1, task.temperature, max_new_tokens=task.max_new_tokens)
         return [group[0] for group in groups]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -260,8 +260,8 @@ class CGPOTrainer(Trainer):
         the reference is.
         """
         clock, requests = Clock(), Requests(self.scoring, rows)
-        with self.accelerator.autocast(), clock("generate"):
-            policy = self.accelerator.unwrap_model(self.model_wrapped)
+        unwrapped = self.accelerator.unwrap_model(self.model_wrapped)
+        with self.accelerator.autocast(), clock("generate"), self.gathered.whole(unwrapped) as policy:
             completions = generate(self.sampler, policy, self.tasks, rows, k, requests.send)
             shares = deal(self.tasks, rows, completions, self.baselines, k)
             wait_for_baselines = submit_baselines(self.baselines, shares)
@@ -353,8 +353,11 @@ class CGPOTrainer(Trainer):
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.args.seed + self.args.process_index)
-            for batch in loader:
-                self._record(self._iterate(batch["rows"], self.args.eval_k), metric_key_prefix)
+            for number, batch in enumerate(loader):
+                # The last batches of some processes are filled up with rows from the beginning: they count once.
+                before = (number * self.args.world_size + self.args.process_index) * self.args.eval_batch_size
+                iteration = self._iterate(batch["rows"], self.args.eval_k).first(len(loader.dataset) - before)
+                self._record(iteration, metric_key_prefix)
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._gather("eval").items()}
         self.log(metrics)
@@ -385,4 +388,4 @@ class CGPOTrainer(Trainer):
         means, self._means[kind] = self._means[kind], Means()
         # float64 only on a device that has it: Apple's has not
         device = self.args.device if self.args.world_size > 1 else torch.device("cpu")
-        return means.over_processes(self._total, device, sums=kind == "eval")
+        return means.over_processes(self._total, device, self.args.world_size if kind == "train" else None)

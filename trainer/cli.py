@@ -19,6 +19,7 @@ from trainer.errors import CGPOError, ConfigError
 from trainer.evaluation import commands
 from trainer.evaluation.calibrate_command import calibrate
 from trainer.fitting import commands as fitting
+from trainer.processes import check_launch, is_first_process
 from trainer.run_config import RunConfig, read_run_config, with_overrides
 from wire import ServiceError
 
@@ -108,7 +109,8 @@ def _run(config: RunConfig, output: Path | None, resume: bool) -> None:
 
     if resume and output is None:
         raise ConfigError("--resume needs --output, the run folder to go on with")
-    folder, console = output or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), Console()
+    check_launch(output, config.judge_url, config.reward_url)
+    folder, console = output or Path("runs") / time.strftime("%Y%m%d-%H%M%S"), Console(quiet=not is_first_process())
     check(config, folder, resume)  # before services start
     with _services(config, console) as complete:
         run(complete, folder, console, resume)

@@ -111,6 +111,23 @@ class Experience:
         """Completions that lack a verdict that matters, or a score."""
         return sum(not one.is_known for row in self.judged for one in row)
 
+    def first(self, num_prompts: int) -> "Experience":
+        """Return the experience of the first prompts alone."""
+        num_all, k = self.rollout.has_eos_BK.shape
+        kept = [*range(num_prompts * k), *(num_all * k + n for n in range(num_prompts * self.rollout.baselines))]
+        return Experience(
+            self.rows[:num_prompts],
+            Rollout(
+                self.rollout.sequences.select(torch.tensor(kept, dtype=torch.long)),
+                self.rollout.completions[:num_prompts],
+                self.rollout.has_eos_BK[:num_prompts],
+                self.rollout.baselines,
+            ),
+            self.judged[:num_prompts],
+            self.scored.rows(0, num_prompts),
+            self.plan.rows(0, num_prompts),
+        )
+
     def metrics(self, labels: Sequence[str]) -> Means:
         """Return the step's metrics.
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -259,6 +259,14 @@ class Iteration:
         for share, experience in zip(self.shares, self.experiences, strict=True):
             if share.task.name in trained_on:
                 share.task.adapt(experience.scored, total)
+
+    def first(self, num_rows: int) -> "Iteration":
+        """Return the iteration of the first rows alone, for metrics and records."""
+        if num_rows >= len(self.rows):
+            return self
+        counts = [sum(place < num_rows for place in share.places) for share in self.shares]
+        experiences = [one.first(count) for one, count in zip(self.experiences, counts, strict=True)]
+        return replace(self, rows=self.rows[: max(0, num_rows)], experiences=experiences)
 
     def metrics(self) -> Means:
         """Return the metrics; with several tasks each task's under its name, and what all have in common."""

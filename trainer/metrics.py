@@ -57,20 +57,21 @@ class Means:
         return dict(self._totals)
 
     def over_processes(
-        self, total: Callable[[Tensor], Tensor], device: torch.device, sums: bool = False
+        self, total: Callable[[Tensor], Tensor], device: torch.device, num_parts: int | None = None
     ) -> dict[str, float]:
-        """Return the means over all processes that have any value.
+        """Return the means over all processes that have any value; of counts (`num/...`) a sum.
 
         Args:
             total: sums a tensor over all processes.
             device: of that tensor.
-            sums: give the sums of counts (`num/...`), not their means.
+            num_parts: how many values of a count make the sum that is wanted: of a step, one from each process.
+                Default: all there are.
         """
         if not self._totals:
             return {}
         summed = total(torch.tensor(list(self._totals.values()), dtype=torch.float64, device=device))
         return {
-            name: float(value if sums and "/num/" in f"/{name}" else value / count)
+            name: float(value / count * (num_parts or count) if "/num/" in f"/{name}" else value / count)
             for name, (value, count) in zip(self._totals, summed, strict=True)
             if count > 0
         }

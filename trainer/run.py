@@ -21,6 +21,7 @@ from rich.console import Console
 from trainer.credentials import service_token
 from trainer.dataset_source import load_rows
 from trainer.errors import ConfigError
+from trainer.processes import is_first_process
 from trainer.run_config import JudgeEntry, RunConfig
 from trainer.run_table import comparison
 
@@ -88,10 +89,10 @@ def run(config: RunConfig, output_dir: Path, console: Console, resume: bool = Fa
         raise ConfigError(f"{missing} is not set; give --{missing.replace('_', '-')} or write it into the file")
     args, tasks = check(config, output_dir, resume)
     trainer = _trainer(config, args, tasks)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "config.json").write_text(
-        json.dumps({**config.model_dump(), "training": args.to_dict()}, indent=2, default=str), encoding="utf-8"
-    )
+    if is_first_process():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        settings = {**config.model_dump(), "training": args.to_dict()}
+        (output_dir / "config.json").write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
     try:
         before = _evaluate(trainer, console, "before") if trainer.eval_dataset else {}
         trainer.train(resume_from_checkpoint=resume or None)

@@ -89,7 +89,8 @@ class TaskWeights:
         sent = self._sum(torch.tensor(float(experience.scored.known_BK.numel()), device=self._args.device))
         if unknown > most * sent:
             whose = f" of the task {name}" if len(self._tasks) > 1 else ""
-            logger.warning(
+            logger.log(
+                logging.DEBUG if self._args.process_index else logging.WARNING,  # what all processes know, one says
                 "%d of %d samples%s are unknown, more than max_unknown_fraction=%g: no update in this step",
                 unknown, sent, whose, most,
             )  # fmt: skip
