@@ -1,6 +1,5 @@
 """The trainer: one iteration of Algorithm 2 per optimizer step, on `transformers.Trainer`. One task is Algorithm 1."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,8 +41,6 @@ from trainer.watch import Watch, kl_thresholds
 from wire import ServiceError
 
 __all__ = ["CGPOTrainer"]
-
-logger = logging.getLogger(__name__)
 
 
 class CGPOTrainer(Trainer):

@@ -42,8 +42,15 @@ class Gathered:
                 "DeepSpeed ZeRO stage 3 is not supported: its weights are sharded while completions are generated; set "
                 "zero_stage: 2, or use FSDP version 2"
             )
+        if is_fsdp and state.fsdp_plugin.cpu_ram_efficient_loading:
+            raise ConfigError(
+                "fsdp_cpu_ram_efficient_loading=true leaves all processes but one without weights, and the policy "
+                "generates before it is sharded; set it to false in accelerate's configuration"
+            )
         self._copy = copy.deepcopy(model).requires_grad_(False) if is_fsdp else None
         self._release()
+        for module in (self._copy, model) if is_fsdp else ():
+            module.to(accelerator.device)  # `Trainer` leaves it where it is until training begins
 
     @contextmanager
     def whole(self, model: nn.Module) -> Iterator[Any]:
