@@ -19,6 +19,12 @@ def _parts():
 
 
 @pytest.fixture(scope="session")
+def parts():
+    """The builders of the trainer's tests."""
+    return _parts()
+
+
+@pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory):
     """A policy and a reward model of a few thousand parameters, saved as Hugging Face folders."""
     parts, folder = _parts(), tmp_path_factory.mktemp("tiny")
