@@ -101,6 +101,11 @@ class LlmJudge(Judge):
         values = self.values(item)
         return Questions(*(fill(text, values) for text in read_prompt(self.prompt_file())))
 
+    @property
+    def asked(self) -> str:
+        """What was asked, in one line, as the reason of a verdict says it."""
+        return self.satisfied_when
+
     def read(self, yes: float, opposite_yes: float | None = None) -> Verdict:
         """Return the verdict that the model's probabilities of yes, to the question and to its opposite, stand for.
 
@@ -114,7 +119,7 @@ class LlmJudge(Judge):
             detail = f"says yes to a question with {yes:.3f} and to its opposite with {opposite_yes:.3f}"
             return self.unknown("inconsistent", f"the model contradicts itself: it {detail}")
         probability = _with_temperature(agreed, self.temperature)
-        reason = f"probability of satisfied {probability:.3f}: {self.satisfied_when}"
+        reason = f"probability of satisfied {probability:.3f}: {self.asked}"
         if probability >= self.satisfied_above:
             return self.satisfied(reason, probability)
         if probability < self.violated_below:

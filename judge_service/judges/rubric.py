@@ -15,6 +15,8 @@ class Rubric(LlmJudge):
     >>> judge = Rubric(criterion="it names a source for each number")
     >>> judge.read(yes=0.8, opposite_yes=0.3).outcome
     'satisfied'
+    >>> judge.read(yes=0.8, opposite_yes=0.3).reason
+    'probability of satisfied 0.750: satisfied when it names a source for each number'
     >>> judge.read(yes=0.3, opposite_yes=0.8).outcome
     'violated'
     >>> Rubric(criterion="it is polite", satisfied_above=0.9, violated_below=0.3).read(yes=0.6).error.type
@@ -26,6 +28,11 @@ class Rubric(LlmJudge):
     criterion: str = Field(
         min_length=1, max_length=20_000, description="what must hold: goes on after 'satisfied when', as in 'it rhymes'"
     )
+
+    @property
+    def asked(self) -> str:
+        """The criterion itself."""
+        return f"satisfied when {self.criterion}"
 
     def values(self, item: JudgeItem) -> Mapping[str, str]:
         """Return the criterion."""
