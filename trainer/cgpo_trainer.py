@@ -18,7 +18,7 @@ from trainer.checkpoints import Checkpoints, RandomNumbers, is_whole
 from trainer.completions import write_iteration
 from trainer.config import CGPOConfig
 from trainer.dataset import PromptDataset, Row, check_tokenizer, collate
-from trainer.errors import DatasetError, JudgeOutage, VersionChange
+from trainer.errors import ConfigError, DatasetError, JudgeOutage, VersionChange
 from trainer.gathered import Gathered
 from trainer.gradient_balance import balanced
 from trainer.iteration import Iteration, Requests, deal, generate, joint_sequences, learn, submit_baselines
@@ -141,6 +141,10 @@ class CGPOTrainer(Trainer):
             if task.train_dataset is None:
                 whose = f" of the task {name!r}" if len(self.tasks) > 1 else ""
                 raise DatasetError(f"train_dataset{whose} is missing; pass rows with `messages` to CGPOTrainer")
+        if self.args.balance_task_gradients and self.is_deepspeed_enabled:
+            raise ConfigError(
+                "balance_task_gradients: DeepSpeed keeps the gradients to itself; set it to False, or use FSDP"
+            )
         checkpoint = self.checkpoints.to_resume(resume_from_checkpoint)
         self.task_weights.load(checkpoint or "")
         for name, task in self.tasks.items():

@@ -73,3 +73,10 @@ def test_a_step_has_every_tasks_direction_at_the_same_length(build_trainer, rows
 def test_balancing_needs_the_whole_step_in_one_micro_batch(build_config):
     with pytest.raises(ConfigError, match=r"balance_task_gradients with gradient_acc\w+=2: .* update_tokens"):
         build_config(balance_task_gradients=True, gradient_accumulation_steps=2)
+
+
+def test_balancing_under_deepspeed_is_refused_before_the_first_step(build_trainer):
+    trainer = build_trainer({"balance_task_gradients": True})
+    trainer.is_deepspeed_enabled = True  # as accelerate's plugin makes it
+    with pytest.raises(ConfigError, match="DeepSpeed keeps the gradients to itself; set it to False, or use FSDP"):
+        trainer.train()
