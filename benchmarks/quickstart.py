@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.lockstep import ROOT, Arm, gated, in_turns
-from trainer.services import quickstart_services
 
 
 def train(settings: dict[str, str]) -> None:
@@ -42,7 +41,9 @@ def main() -> None:
     parser.add_argument("--after", type=Path, default=ROOT, help="this checkout, or another one")
     parser.add_argument("--steps", type=int, default=8, help="steps, at most the quickstart's 8")
     given = parser.parse_args()
+    # Not at the top: a worker runs this file with the packages of another checkout, which may lack it.
     from benchmarks.step import embedded
+    from trainer.services import quickstart_services
 
     folders = embedded()
     with ExitStack() as stack:
