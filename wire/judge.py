@@ -1,6 +1,6 @@
 """Messages of the judge service: `POST /v1/judge` and `GET /v1/judges`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ Outcome = Literal["satisfied", "violated", "unknown"]
 ErrorType = Literal[
     "timeout", "sandbox", "upstream", "internal", "invalid_item", "unsupported", "abstained", "inconsistent"
 ]
+JudgeName = Annotated[str, Field(min_length=1)]
 
 
 class JudgeSpec(RequestModel):
@@ -27,7 +28,7 @@ class JudgeItem(RequestModel):
     completion: str = Field(description="what was generated")
     ground_truth: JSON = Field(default=None, description="the gold answer of the row, where it has one")
     metadata: dict[str, JSON] = Field(default_factory=dict, description="the row's other columns")
-    judges: list[str | JudgeSpec] | None = Field(
+    judges: list[JudgeName | JudgeSpec] | None = Field(
         default=None, description="judges of this item; replaces the request's list"
     )
 
@@ -36,7 +37,7 @@ class JudgeRequest(RequestModel):
     """Body of `POST /v1/judge`: many items, many judges."""
 
     items: list[JudgeItem] = Field(min_length=1, description="completions to judge; ids are unique")
-    judges: list[str | JudgeSpec] = Field(
+    judges: list[JudgeName | JudgeSpec] = Field(
         default_factory=list, description="judges of every item that has no list of its own"
     )
 
