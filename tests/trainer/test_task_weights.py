@@ -36,7 +36,8 @@ def seen(satisfied: int, known: int = 10):
 
 def weights_of(rate: float, given=(1.0, 1.0), max_unknown_fraction: float = 1.0) -> TaskWeights:
     tasks = {name: SimpleNamespace(weight=weight) for name, weight in zip("ab", given, strict=True)}
-    args = SimpleNamespace(task_weight_rate=rate, max_unknown_fraction=max_unknown_fraction, device=DEVICE)
+    shared = {"max_unknown_fraction": max_unknown_fraction, "device": DEVICE, "process_index": 0}
+    args = SimpleNamespace(task_weight_rate=rate, **shared)
     return TaskWeights(tasks, args, lambda tensor: tensor)
 
 
