@@ -69,7 +69,7 @@ def test_an_upgraded_replica_is_noticed_refused_and_then_accepted_with_both_vers
     with ExitStack() as stack:
         old = ExitStack()
         urls = [old.enter_context(replica("1")), stack.enter_context(replica("1"))]
-        stack.push(old.close)
+        stack.callback(old.close)
 
         class Upgrade(TrainerCallback):
             def on_step_end(self, args, state, control, **_):
