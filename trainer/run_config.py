@@ -127,6 +127,9 @@ def read_run_config(path: Path) -> RunConfig:
         raise ConfigError(f"there is no file {path}; examples/quickstart.yaml is one to start from") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        what = "is empty" if content is None else f"holds a {type(content).__name__}, not fields of a run"
+        raise ConfigError(f"{path} {what}; examples/quickstart.yaml is one to start from")
     return _validated(content, str(path))
 
 

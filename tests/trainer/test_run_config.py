@@ -91,3 +91,11 @@ def test_an_example_is_a_run_whose_data_are_there(name):
         assert len(held_out) >= 20
         asked = [[row["messages"] for row in rows] for rows in (train, held_out)]
         assert [messages for messages in asked[0] if messages in asked[1]] == []
+
+
+@pytest.mark.parametrize(("text", "what"), [("", "is empty"), ("- a\n", "holds a list")])
+def test_a_file_without_fields_is_told_with_one_to_start_from(tmp_path, text, what):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"run\.yaml {what}.*examples/quickstart\.yaml"):
+        read_run_config(path)
