@@ -20,14 +20,13 @@ from judge_service import guards
 from judge_service.cache import VerdictCache, key_of
 from judge_service.judge import Judge, JudgeItem, Verdict
 from judge_service.llm.backend import Ask
+from judge_service.llm.connections import Connections
 from judge_service.llm.settings import LlmSettings
 from judge_service.llm.upstream import Metrics, Reply, Upstream
 from judge_service.question import InvalidItem, LlmJudge
 from wire.errors import ServiceError, ServiceRefused, ServiceTimedOut
 from wire.judge import ErrorType
 
-HIGHEST_SHARE = 256
-"""Connections that are kept open to all upstreams together."""
 REFUSED_ITEM = frozenset({400, 413, 422})
 """What an upstream that works otherwise answers to an item that it cannot take: too long, for instance."""
 
@@ -136,8 +135,7 @@ class Desk:
         """Open the cache and the connections, and begin to probe; returns before the probes are answered."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._cache.open)
         if self._transport is None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=HIGHEST_SHARE, keepalive_expiry=30.0)
-            self._transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+            self._transport = Connections()
         self._upstreams = {
             name: Upstream(name, upstream, self._counts, self._transport)
             for name, upstream in self.settings.upstreams.items()
