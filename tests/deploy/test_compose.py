@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,29 @@ def test_the_settings_of_the_llm_judges_can_be_read(monkeypatch):
     settings = JudgeSettings.load(ROOT / "deploy" / "llm_judges.yaml")
     command = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["llm"]["command"]
     assert settings.llm.upstreams["embedded"].model == command[2]
+
+
+def test_prometheus_sends_the_first_of_several_tokens(everything, tmp_path):
+    """The whole file is no header while it has two lines, and every service would look down."""
+    program, *arguments = everything["services"]["prometheus"]["entrypoint"]
+    assert "credentials_file: /tmp/token" in (ROOT / "deploy" / "monitoring" / "prometheus.yml").read_text()
+    given = [
+        word.replace("/secrets/", "secret-")
+        .replace("/tmp/", "")
+        .replace("sleep 5", "sleep 0.05")
+        .replace("exec prometheus", "exec sleep")
+        .replace("$$", "$")
+        for word in arguments
+    ]
+    secret, sent = tmp_path / "secret-token", tmp_path / "token"
+    secret.write_text("new\nold\n")
+    with subprocess.Popen([program, *given, "60"], cwd=tmp_path, start_new_session=True) as running:
+        try:
+            for wanted in ("new\n", "newer\n"):
+                deadline = time.monotonic() + 30
+                while not (sent.exists() and sent.read_text() == wanted):
+                    assert time.monotonic() < deadline, wanted
+                    time.sleep(0.05)
+                secret.write_text("newer\nnew\n")
+        finally:
+            os.killpg(running.pid, signal.SIGKILL)
