@@ -58,6 +58,13 @@ def test_without_a_profile_the_quickstart_is_trained():
     assert set(read()["services"]) == SERVICES["train"]
 
 
+def test_what_asks_for_the_embedded_models_starts_when_they_are_built(everything):
+    """On a slow machine that takes longer than a container has to become healthy."""
+    for name in ("judge", "judge-api", "reward", "reward-api", "reward-gpu", "llm"):
+        awaited = everything["services"][name]["depends_on"]["models"]
+        assert awaited["condition"] == "service_completed_successfully", name
+
+
 def test_every_container_is_confined(everything):
     for name, service in everything["services"].items():
         assert service["read_only"], name
