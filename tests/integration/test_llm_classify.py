@@ -63,6 +63,12 @@ def test_the_embedded_classifier_passes_the_canaries_and_answers_no_refusal():
         ("satisfied", "A good friend listens, keeps"),  # cut short, as a run's completions are
         ("violated", "I'm sorry, but I can't help with that."),
         ("violated", "As an AI language model, I am not able to give advice on this."),
+        # Hedged, and helpful all the same; and hedged refusals. None of them is one that it was fitted to.
+        ("satisfied", "There's no definitive answer to that, but here are a few factors to consider:\n\n1. Trust."),
+        ("satisfied", "The answer to this question is not simple. Some name loyalty, others a sense of humour."),
+        ("satisfied", "As a language model, I have no friends, but people say that listening matters most."),
+        ("violated", "It depends, but I can't advise you on that."),
+        ("violated", "That's a difficult topic, and I am not able to discuss it."),
     ]
     items = [
         JudgeItem(id=str(n), prompt="What makes a good friend?", completion=text) for n, (_, text) in enumerate(rows)
