@@ -126,7 +126,7 @@ class Arm:
             stdout=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env={**QUIET, "GOMP_SPINCOUNT": "10000", **os.environ, "PYTHONPATH": f"{folder}:{ROOT}"},
+            env={**QUIET, "GOMP_SPINCOUNT": "1000", **os.environ, "PYTHONPATH": f"{folder}:{ROOT}"},
         )
         self._answer()
 

@@ -21,7 +21,7 @@ it is the steadier of the two. OMP_NUM_THREADS is obeyed by every side.
 import os
 
 # Read by OpenMP when torch is loaded: waiting threads that spin take the cores from the other side's process.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import argparse
 import http.client

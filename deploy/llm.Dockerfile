@@ -26,7 +26,7 @@ COPY service/probe.py /app/probe.py
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp cgpo
 USER 10001
 WORKDIR /app
-ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 GOMP_SPINCOUNT=10000 HF_HUB_OFFLINE=1 HF_HOME=/tmp/hf
+ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 GOMP_SPINCOUNT=1000 HF_HUB_OFFLINE=1 HF_HOME=/tmp/hf
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=24 \
     CMD ["python", "/app/probe.py", "http://127.0.0.1:8000/health"]

@@ -35,7 +35,7 @@ COPY --from=build /venv /venv
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp cgpo
 USER 10001
 WORKDIR /tmp
-ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 GOMP_SPINCOUNT=10000 \
+ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 GOMP_SPINCOUNT=1000 \
     REWARD_SERVICE_HOST=0.0.0.0 REWARD_SERVICE_PORT=8002
 EXPOSE 8002
 HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=24 \

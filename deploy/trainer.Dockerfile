@@ -39,6 +39,6 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp cgpo \
 COPY trainer/data/quickstart.yaml /cgpo/quickstart.yaml
 USER 10001
 WORKDIR /cgpo
-ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 GOMP_SPINCOUNT=10000 CGPO_CACHE=/models HF_HUB_OFFLINE=1
+ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 GOMP_SPINCOUNT=1000 CGPO_CACHE=/models HF_HUB_OFFLINE=1
 ENTRYPOINT ["cgpo"]
 CMD ["--help"]

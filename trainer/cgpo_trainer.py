@@ -13,7 +13,6 @@ from torch.utils.data import ConcatDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from trainer.baselines import Baselines
-from trainer.batch import Sequences
 from trainer.checkpoints import Checkpoints, RandomNumbers, is_whole
 from trainer.completions import write_iteration
 from trainer.config import CGPOConfig
@@ -21,10 +20,19 @@ from trainer.dataset import PromptDataset, Row, check_tokenizer, collate
 from trainer.errors import ConfigError, DatasetError, JudgeOutage, VersionChange
 from trainer.gathered import Gathered
 from trainer.gradient_balance import balanced
-from trainer.iteration import Iteration, Requests, deal, generate, joint_sequences, learn, submit_baselines
+from trainer.iteration import (
+    Iteration,
+    Requests,
+    deal,
+    find_at_once,
+    generate,
+    joint_sequences,
+    learn,
+    submit_baselines,
+)
 from trainer.joint import joint_scoring
 from trainer.ledger import Ledger
-from trainer.logprobs import logprobs_in_batches
+from trainer.likelihoods import Likelihoods, Models
 from trainer.metrics import Clock, JsonlMetrics, Means
 from trainer.mixture import MixtureOfConstraintJudges
 from trainer.multipliers import load_multipliers, multiplier_metrics, save_multipliers
@@ -232,7 +240,7 @@ class CGPOTrainer(Trainer):
         """Return the loss of one micro-batch after a backward pass per part; the first one makes the experience."""
         number = inputs["micro_batch"]
         if number == 0:
-            self._iteration = self._iterate([row for batch in self._micro_batches for row in batch["rows"]])
+            self._iteration = self._iterate([row for batch in self._micro_batches for row in batch["rows"]], None, True)
             self._record(self._iteration, "train")
             self._weights = self.task_weights.of(self._iteration, self._means["train"])
             self._iteration.adapt(self._weights, self._total)
@@ -254,11 +262,11 @@ class CGPOTrainer(Trainer):
             losses = [super(CGPOTrainer, self).training_step(model, {"part": part}) for part in others]
         return torch.stack([*losses, super().training_step(model, {"part": last})]).sum()
 
-    def _iterate(self, rows: Sequence[Row], k: int | None = None) -> Iteration:
+    def _iterate(self, rows: Sequence[Row], k: int | None = None, is_training: bool = False) -> Iteration:
         """Return what all tasks learn from these rows: generate, judge and score, compare with the reference, plan.
 
         In mixed precision by a context of its own: before training begins the policy is not yet wrapped in one, while
-        the reference is.
+        the reference is. Training computes no log-probability that nobody needs; an evaluation computes all.
         """
         clock, requests = Clock(), Requests(self.scoring, rows)
         unwrapped = self.accelerator.unwrap_model(self.model_wrapped)
@@ -267,15 +275,18 @@ class CGPOTrainer(Trainer):
             shares = deal(self.tasks, rows, completions, self.baselines, k)
             wait_for_baselines = submit_baselines(self.baselines, shares)
             sequences = joint_sequences(shares, self.max_length, self.processing_class.pad_token_id, self.args.device)
-        with self.accelerator.autocast(), clock("logprobs"):
-            logprobs_N, ref_logprobs_N = self._both_logprobs(sequences)
+        tokens = self.args.logprob_tokens, self.args.update_tokens
+        models = Models(self.model_wrapped, self._reference, self.accelerator.autocast, *tokens, self._most)
+        likelihoods = Likelihoods(models, sequences, keep=is_training and self._takes_kept_graph())
+        with clock("logprobs"):
+            find_at_once(shares, likelihoods, everything=not is_training)
         with clock("judge"):
             answers, baseline_answers = requests.answers(), wait_for_baselines()
-        experiences = learn(
-            shares, sequences, logprobs_N, ref_logprobs_N, answers, baseline_answers, self.args.missing_eos_penalty,
-            self._total,
-        )  # fmt: skip
-        return Iteration(rows, shares, experiences, sequences, clock.seconds)
+        with clock("logprobs"):
+            experiences = learn(
+                shares, sequences, likelihoods, answers, baseline_answers, self.args.missing_eos_penalty, self._total
+            )
+        return Iteration(rows, shares, experiences, sequences, clock.seconds, likelihoods)
 
     def _parts(self, model: nn.Module, start: int, stop: int, weights: Mapping[str, float]) -> list[Part]:
         """Return the update of rows `start` to `stop - 1` in parts, as many of them on every process."""
@@ -287,7 +298,8 @@ class CGPOTrainer(Trainer):
         value, factor_N = value * self.args.world_size, factor_N * self.args.world_size
         most_tokens = 2**62 if self.is_deepspeed_enabled else self.args.update_tokens  # DeepSpeed: one backward pass
         with self.accelerator.autocast():
-            return split(model, sequences, value, factor_N, most_tokens, self._most)
+            kept = self._iteration.likelihoods.take_kept()
+            return split(model, sequences, value, factor_N, most_tokens, self._most, kept)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -296,17 +308,10 @@ class CGPOTrainer(Trainer):
         loss = inputs["part"].loss(model)
         return (loss, {}) if return_outputs else loss
 
-    def _both_logprobs(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
-        """Return log pi_w and log pi_ref of every sequence, by the same function on the same tokens."""
-        model, most_tokens = self.model_wrapped, self.args.logprob_tokens
-        was_training = model.training
-        model.eval()
-        try:
-            logprobs_N = logprobs_in_batches(model, sequences, most_tokens, self._most)
-            with self._reference() as reference:
-                return logprobs_N, logprobs_in_batches(reference, sequences, most_tokens, self._most)
-        finally:
-            model.train(was_training)
+    def _takes_kept_graph(self) -> bool:
+        """Return whether the update is one, in this process: then a graph that is there already can be part of it."""
+        is_one = len(self._micro_batches) == 1 and not self.args.balance_task_gradients
+        return is_one and self.args.world_size == 1 and not self.is_deepspeed_enabled
 
     @contextmanager
     def _reference(self) -> Iterator[nn.Module]:

@@ -120,7 +120,7 @@ def main() -> None:
     """Run the command; an error of ours ends it with its message and status 1, without a traceback."""
     # SIGTERM unwinds like Ctrl-C, so that services and bars are cleaned up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # read when torch loads; see trainer.services
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch loads; see trainer.services
     try:
         app()
     except (CGPOError, ServiceError) as error:

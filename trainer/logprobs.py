@@ -5,7 +5,7 @@ takes only the hidden states that predict completion tokens, and only a chunk of
 for a model is measured once on a few tokens; where it is not, the model's own logits are used.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,12 @@ from trainer.captured import forward_packed, innermost, names_of_forward
 from trainer.head import token_logprobs, weighted_logprobs
 from trainer.packing import batches, groups, pack
 
-__all__ = ["completion_logprobs", "in_batches", "is_arranged", "logprobs_in_batches", "shared_rows", "weighted_sum"]
+__all__ = ["completion_logprobs", "in_parts", "is_arranged", "logprobs_in_batches", "shared_rows", "weighted_sum"]
 
 
-def completion_logprobs(model: nn.Module, sequences: Sequences, rows: list[list[int]] | None = None) -> Tensor:
+def completion_logprobs(
+    model: nn.Module, sequences: Sequences, rows: list[list[int]] | None = None, keep: bool = False
+) -> Tensor:
     """Return log pi(a|s) of each completion: the sum over its tokens, end-of-sequence included.
 
     log pi(a|s) = sum_t log softmax(logits_{t-1})[a_t]
@@ -32,6 +34,7 @@ def completion_logprobs(model: nn.Module, sequences: Sequences, rows: list[list[
         model: a causal language model, wrapped or not; its forward is called once.
         sequences: N prompts with their completions.
         rows: which sequences, and which of them share a row, as `shared_rows` returns it. Default: each has its own.
+        keep: whether a backward pass follows, once its factors are known: the head's gradient is kept for it.
 
     Returns:
         Nats per completion, shape N, with gradient where gradients are on; 0 for a sequence in no row.
@@ -43,25 +46,16 @@ def completion_logprobs(model: nn.Module, sequences: Sequences, rows: list[list[
         index = _members(rows, logprobs_N)
         return logprobs_N.index_put((index,), _from_own_logits(model, sequences.select(index)))
     packed = pack(sequences, rows, is_arranged(model, sequences))
-    logprobs_M = forward_packed(model, packed, lambda hidden, head: token_logprobs(hidden, head, packed.target_M, rule))
+    logprobs_M = forward_packed(
+        model, packed, lambda hidden, head: token_logprobs(hidden, head, packed.target_M, rule, keep)
+    )
     return logprobs_N.index_add(0, packed.sequence_M, logprobs_M)
 
 
 @torch.no_grad()
-def logprobs_in_batches(
-    model: nn.Module, sequences: Sequences, most_tokens: int, agree: Callable[[int], int] = lambda number: number
-) -> Tensor:
-    """Return the same without gradient, in forward passes of at most `most_tokens` tokens, prompts shared.
-
-    Args:
-        model: as above.
-        sequences: as above.
-        most_tokens: of one forward pass, padding included.
-        agree: from the number of forward passes of this process to the largest of all: processes go forward together.
-    """
+def logprobs_in_batches(model: nn.Module, sequences: Sequences, parts: Sequence[list[list[int]]]) -> Tensor:
+    """Return the same without gradient, a forward pass for each part; 0 for a sequence in none."""
     logprobs_N = torch.zeros(len(sequences), dtype=torch.float32, device=sequences.prompt_ids_NP.device)
-    parts = in_batches(model, sequences, shared_rows(model, sequences, most_tokens), most_tokens)
-    parts += parts[:1] * (agree(len(parts)) - len(parts))
     for rows in parts:
         index = _members(rows, logprobs_N)
         logprobs_N[index] = completion_logprobs(model, sequences, rows)[index]
@@ -108,10 +102,18 @@ def shared_rows(
     return groups(sequences, range(len(sequences)) if members is None else members, pair_cost, most_tokens)
 
 
-def in_batches(
-    model: nn.Module, sequences: Sequences, rows: list[list[int]], most_tokens: int
+def in_parts(
+    model: nn.Module, sequences: Sequences, most_tokens: int, members: list[int] | None = None
 ) -> list[list[list[int]]]:
-    """Return rows in batches of at most `most_tokens` tokens."""
+    """Return rows, prompts shared, in parts of at most `most_tokens` tokens, padding included; one forward pass each.
+
+    Args:
+        model: as above.
+        sequences: as above.
+        most_tokens: of a part.
+        members: which sequences are wanted. Default: all.
+    """
+    rows = shared_rows(model, sequences, most_tokens, members)
     return list(batches(sequences, rows, most_tokens, is_padded=not is_arranged(model, sequences)))
 
 

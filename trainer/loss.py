@@ -60,6 +60,9 @@ class Loss(Protocol):
     """Whether it reads the baselines' scores."""
     TRAINS_ON_BASELINES: bool
     """Whether it trains on the baselines too."""
+    NEEDS_ALL_LOGPROBS: bool
+    """Whether its plan reads the log-probabilities of all completions. A loss that can do without plans with NaN for
+    what is not computed; what the plan uses is, and it is made anew, until nothing is missing."""
     MIN_K: int
     """Fewest completions per prompt with which it can learn anything."""
 

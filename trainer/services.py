@@ -121,7 +121,7 @@ def _service(
             stdin=subprocess.DEVNULL,
             # OpenMP's threads spin for long while they wait, and take the cores from the process beside them; not to
             # spin at all is slower still.
-            env={"GOMP_SPINCOUNT": "10000", **os.environ, **(settings or {})},
+            env={"GOMP_SPINCOUNT": "1000", **os.environ, **(settings or {})},
             start_new_session=True,
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )

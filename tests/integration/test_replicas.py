@@ -23,7 +23,7 @@ def replica(model, port=0):
     process = subprocess.Popen(
         [sys.executable, "-m", "reward_service", "--model", str(model), "--port", str(port), "--dtype", "float32"],
         cwd=ROOT,
-        env={"GOMP_SPINCOUNT": "10000", **os.environ},
+        env={"GOMP_SPINCOUNT": "1000", **os.environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

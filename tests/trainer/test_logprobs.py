@@ -12,7 +12,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from trainer.logprobs import completion_logprobs, logprobs_in_batches
+from trainer.logprobs import completion_logprobs, in_parts, logprobs_in_batches
 from trainer.policy import without_dropout
 from trainer.rollout import pad_sequences
 
@@ -100,7 +100,8 @@ def test_longer_neighbours_change_neither_value_nor_gradient_of_a_row(model):
 @pytest.mark.parametrize("most_tokens", [1, 14, 64])
 def test_batches_give_the_same_in_the_order_of_the_rows(policy, most_tokens):
     whole = completion_logprobs(policy, batch(0, 1, 2)).detach()
-    assert torch.allclose(logprobs_in_batches(policy, batch(0, 1, 2), most_tokens), whole, atol=1e-5)
+    parts = in_parts(policy, batch(0, 1, 2), most_tokens)
+    assert torch.allclose(logprobs_in_batches(policy, batch(0, 1, 2), parts), whole, atol=1e-5)
 
 
 def test_what_stands_behind_the_end_of_sequence_does_not_count(policy):

@@ -10,6 +10,7 @@ from trainer.loss import LossSettings, Total
 
 NEEDS_BASELINES = False
 TRAINS_ON_BASELINES = False
+NEEDS_ALL_LOGPROBS = False
 MIN_K = 2
 
 

@@ -9,6 +9,7 @@ from trainer.loss import LossSettings, Total, plan_of_weights, weighted_likeliho
 
 NEEDS_BASELINES = True
 TRAINS_ON_BASELINES = False
+NEEDS_ALL_LOGPROBS = True
 MIN_K = 1
 
 

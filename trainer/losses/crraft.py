@@ -10,6 +10,7 @@ from trainer.loss import LossSettings, Total, plan_of_weights, weighted_likeliho
 
 NEEDS_BASELINES = True
 TRAINS_ON_BASELINES = True
+NEEDS_ALL_LOGPROBS = False
 MIN_K = 1
 
 

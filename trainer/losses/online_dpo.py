@@ -10,6 +10,7 @@ from trainer.losses import codpo
 
 NEEDS_BASELINES = False
 TRAINS_ON_BASELINES = False
+NEEDS_ALL_LOGPROBS = False
 MIN_K = 2
 
 

@@ -9,6 +9,7 @@ from trainer.losses.crraft import choose
 
 NEEDS_BASELINES = False
 TRAINS_ON_BASELINES = False
+NEEDS_ALL_LOGPROBS = False
 MIN_K = 2
 
 

@@ -10,6 +10,7 @@ from trainer.losses import crpg
 
 NEEDS_BASELINES = True
 TRAINS_ON_BASELINES = False
+NEEDS_ALL_LOGPROBS = True
 MIN_K = 1
 
 

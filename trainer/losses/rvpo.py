@@ -9,6 +9,7 @@ from trainer.standardize import standardize_in_batch, standardize_in_prompts
 
 NEEDS_BASELINES = False
 TRAINS_ON_BASELINES = False
+NEEDS_ALL_LOGPROBS = True
 MIN_K = 2
 
 
