@@ -1,12 +1,13 @@
 """One training step against TRL's GRPOTrainer, side by side: python -m benchmarks.step --peer-env FOLDER
 
 Same model (the embedded SmolLM2-135M), same six prompts, K = 8, up to 64 tokens, bfloat16 compute with float32
-weights, the same threads. Ours asks the real judge service and the real reward service; the peer has a reward function
-that costs nothing, and `beta` > 0. Prints the median of some steps after a warm-up, all arms taking turns, split into
-generate, log-probabilities (policy and reference), judge wait and update.
+weights, the same threads. Both sides ask the same judge service and the same reward service on this machine; the peer
+does so in its reward function, and has `beta` > 0. Prints the median of some steps after a warm-up, all arms taking
+turns, split into generate, log-probabilities (policy and reference), judge wait and update.
 
 FOLDER becomes a virtual environment with trl, which uses the torch and transformers of this one. `--peer-python` takes
-an interpreter that has trl already; `--no-peer` runs ours alone. `--lora` compares both with LoRA.
+an interpreter that has trl already; `--no-peer` runs ours alone; `--peer-free-reward` gives the peer a reward for
+nothing, while ours still asks. `--lora` compares both with LoRA.
 """
 
 import argparse
@@ -98,6 +99,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-peer", action="store_true", help="ours alone")
     parser.add_argument("--peer-micro-batch", type=int, default=4, help="completions in one pass of the peer's update")
     parser.add_argument("--peer-weights", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--peer-free-reward", action="store_true", help="the peer asks no service: a reward for free")
     parser.add_argument("--peer-config", type=json.loads, default={}, help="more fields of GRPOConfig, as JSON")
     parser.add_argument("--peer-sweep", action="store_true", help="the peer alone, with each of several settings")
     parser.add_argument("--config", type=json.loads, default={}, help="more fields of CGPOConfig, as JSON")
@@ -128,7 +130,8 @@ def main() -> None:
             services["judge_url"] = stack.enter_context(judge_service(arguments=["--no-require-sandbox"]))
             services["reward_url"] = stack.enter_context(reward_service(folders["reward_model"]))
         if not given.no_peer:
-            peer = Arm("GRPOTrainer", [python, "-m", "benchmarks.step_peer"], peer_settings)
+            asked = {} if given.peer_free_reward else services
+            peer = Arm("GRPOTrainer", [python, "-m", "benchmarks.step_peer"], {**peer_settings, **asked})
             stack.callback(peer.close)
         for name in optimizers:
             settings = {

@@ -13,10 +13,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.lockstep import PROMPTS, gated
+from benchmarks.step_judges import JUDGES
 from trainer import CGPOConfig, CGPOTrainer, RemoteJudge, RemoteRewardModel
 from trainer.embedded import embedded_models
-
-JUDGES: dict[str, dict[str, Any]] = {"no_repetition": {}, "word_count": {"max": 60}}
 
 
 class InThisProcess:

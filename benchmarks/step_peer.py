@@ -26,6 +26,28 @@ def reward_of_words(completions: list[list[dict[str, str]]], **_: Any) -> list[f
     return [-len(one[0]["content"]) / (1 + len(one[0]["content"].split())) for one in completions]
 
 
+def reward_of_services(judge_url: str, reward_url: str) -> Any:
+    """Return a reward that asks the same judges and the same reward model as the other side: the score, or nothing."""
+    from benchmarks.step_judges import JUDGES
+    from trainer.adapters.trl import reward_func
+    from wire import JudgeSpec, RewardClient, ScoreItem
+    from wire.base import Message
+
+    judged = reward_func(judge_url, [JudgeSpec(name=name, parameters=own) for name, own in JUDGES.items()])
+    client = RewardClient(reward_url)
+
+    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+        items = [
+            ScoreItem(id=str(i), prompt=[Message(**message) for message in prompt], completion=completion[0]["content"])
+            for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+        ]
+        scores = client.submit(items)
+        verdicts = judged(prompts, completions, **columns)
+        return [verdict and one.score for verdict, one in zip(verdicts, scores.result().results, strict=True)]
+
+    return reward
+
+
 class TimedTrainer(GRPOTrainer):
     """GRPOTrainer with a clock on its parts."""
 
@@ -57,6 +79,7 @@ def main() -> None:
     transformers_logging.set_verbosity_error()
     settings = json.loads(sys.argv[1])
     batch = settings["micro_batch"]
+    services = [settings[name] for name in ("judge_url", "reward_url") if settings.get(name)]
     peft_config = None
     if settings.get("lora"):
         from peft import LoraConfig
@@ -64,7 +87,7 @@ def main() -> None:
         peft_config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = TimedTrainer(
         model=AutoModelForCausalLM.from_pretrained(settings["policy"], dtype=getattr(torch, settings["weights"])),
-        reward_funcs=reward_of_words,
+        reward_funcs=reward_of_services(*services) if services else reward_of_words,
         args=GRPOConfig(
             output_dir=tempfile.mkdtemp(prefix="peer-step-"), num_generations=8,
             max_completion_length=settings["length"],

@@ -272,14 +272,14 @@ class CGPOTrainer(Trainer):
         unwrapped = self.accelerator.unwrap_model(self.model_wrapped)
         with self.accelerator.autocast(), clock("generate"), self.gathered.whole(unwrapped) as policy:
             completions = generate(self.sampler, policy, self.tasks, rows, k, requests.send)
-            shares = deal(self.tasks, rows, completions, self.baselines, k)
+            shares = deal(self.tasks, rows, completions, self.baselines, k, not is_training)
             wait_for_baselines = submit_baselines(self.baselines, shares)
             sequences = joint_sequences(shares, self.max_length, self.processing_class.pad_token_id, self.args.device)
         tokens = self.args.logprob_tokens, self.args.update_tokens
         models = Models(self.model_wrapped, self._reference, self.accelerator.autocast, *tokens, self._most)
         likelihoods = Likelihoods(models, sequences, keep=is_training and self._takes_kept_graph())
         with clock("logprobs"):
-            find_at_once(shares, likelihoods, everything=not is_training)
+            find_at_once(shares, likelihoods)
         with clock("judge"):
             answers, baseline_answers = requests.answers(), wait_for_baselines()
         with clock("logprobs"):
@@ -292,13 +292,13 @@ class CGPOTrainer(Trainer):
         """Return the update of rows `start` to `stop - 1` in parts, as many of them on every process."""
         sequences = self._iteration.sequences
         value, factor_N = self._iteration.linearized(start, stop, weights)
+        kept = self._iteration.likelihoods.take_kept()
         if not weights:
             return [Part(sequences, [], factor_N, value)]
         # Processes average their gradients; the plan's count already divides.
         value, factor_N = value * self.args.world_size, factor_N * self.args.world_size
         most_tokens = 2**62 if self.is_deepspeed_enabled else self.args.update_tokens  # DeepSpeed: one backward pass
         with self.accelerator.autocast():
-            kept = self._iteration.likelihoods.take_kept()
             return split(model, sequences, value, factor_N, most_tokens, self._most, kept)
 
     def compute_loss(

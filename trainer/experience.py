@@ -128,10 +128,15 @@ class Experience:
             self.plan.rows(0, num_prompts),
         )
 
-    def metrics(self, labels: Sequence[str]) -> Means:
+    def metrics(self, labels: Sequence[str], all_logratios: bool = True) -> Means:
         """Return the step's metrics.
 
         `num/sent` = `num/satisfied` + `num/violated` + `num/unknown`, checked here.
+
+        Args:
+            labels: of all judges of the mixture.
+            all_logratios: whether all log-ratios are known; else the mean is of each prompt's first completion, since
+                what a score has chosen does not stand for the policy.
         """
         means = Means()
         flat = [one for row in self.judged for one in row]
@@ -152,9 +157,8 @@ class Experience:
             means.add(f"constraint/{label}/unknown_rate", [v == "unknown" for v in verdicts])
         means.add("score/mean", [one.score for one in flat if one.score is not None])
         means.add("reward/mean", [r for r in self.plan.rewards_BK.flatten().tolist() if not math.isnan(r)])
-        ratios_BK = self.scored.logratios_BK
-        # Where only those are known that a score has chosen, the first of each prompt stand for all of them.
-        means.add("kl/mean", (ratios_BK[:, :1] if ratios_BK.isnan().any() else ratios_BK).flatten().tolist())
+        ratios_BK = self.scored.logratios_BK if all_logratios else self.scored.logratios_BK[:, :1]
+        means.add("kl/mean", ratios_BK.flatten().tolist())
         means.add("completion/length", self.scored.lengths_BK.flatten().tolist())
         means.add("completion/eos_rate", self.rollout.has_eos_BK.flatten().tolist())
         return means

@@ -234,17 +234,22 @@ class _KeptLogprobs(torch.autograd.Function):
         ones = torch.ones(len(target), dtype=torch.float32, device=target.device)
         with _no_autocast(hidden):
             head = weight.to(dtype), None if bias is None else bias.to(dtype)
-            logprobs, ctx.gradient_MV = _logprobs_and_gradient(hidden.to(dtype), head, target, rule, ones)
-        return logprobs
+            found = [
+                _logprobs_and_gradient(hidden[part].to(dtype), head, target[part], rule, ones[part])
+                for part in _chunks(len(target), len(weight), MOST_LOGITS)  # as without gradient: to the last bit
+            ]
+        ctx.gradients = [gradient for _, gradient in found]
+        return torch.cat([logprobs for logprobs, _ in found]) if found else ones
 
     @staticmethod
     def backward(ctx: Any, gradient_M: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, weight, bias = ctx.saved_tensors
         gradients = _Gradients.zeros(ctx.needs_input_grad, hidden, weight, bias)
         with _no_autocast(hidden):
-            scaled_MV = ctx.gradient_MV.mul_(gradient_M[:, None])
-            ctx.gradient_MV = None  # a second pass through the same graph would scale it twice
-            gradients.add(slice(None), scaled_MV, hidden.to(ctx.dtype), weight.to(ctx.dtype))
+            head = weight.to(ctx.dtype)
+            for part, one in zip(_chunks(len(hidden), len(weight), MOST_LOGITS), ctx.gradients, strict=True):
+                gradients.add(part, one.mul_(gradient_M[part, None]), hidden[part].to(ctx.dtype), head)
+        ctx.gradients = None  # a second pass through the same graph would scale them twice
         return (*gradients.scaled(1.0, weight.dtype), None, None, None)
 
 

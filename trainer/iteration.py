@@ -117,6 +117,7 @@ class Share:
         completions: k of each.
         baselines: of each row, where the loss needs them.
         k: completions per row.
+        everything: whether the log-probabilities of all sequences are asked for, whoever needs them.
     """
 
     task: TrainingTask
@@ -125,6 +126,12 @@ class Share:
     completions: Sequence[Sequence[Completion]]
     baselines: Sequence[Completion]
     k: int
+    everything: bool = False
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether log-probabilities are found before anything is said of a sequence: those of all."""
+        return self.everything or getattr(self.task.loss, "NEEDS_ALL_LOGPROBS", True)
 
     @property
     def num_sequences(self) -> int:
@@ -157,6 +164,7 @@ def deal(
     completions: Sequence[Sequence[Completion]],
     baselines: Baselines,
     k: int | None,
+    everything: bool,
 ) -> list[Share]:
     """Return each task's part of these rows and of their completions, in the order of the tasks."""
     shares = []
@@ -164,7 +172,7 @@ def deal(
         places = [i for i, row in enumerate(rows) if row.task == task.name]
         mine = [rows[i] for i in places]
         own = [baselines.of(row) for row in mine] if task.loss.NEEDS_BASELINES else []
-        shares.append(Share(task, places, mine, [completions[i] for i in places], own, k or task.k))
+        shares.append(Share(task, places, mine, [completions[i] for i in places], own, k or task.k, everything))
     return shares
 
 
@@ -186,24 +194,18 @@ def joint_sequences(shares: Sequence[Share], max_length: int, pad_id: int, devic
     return pad_sequences([prompt for prompt, _ in pairs], [ids for _, ids in pairs], pad_id, device)
 
 
-def find_at_once(shares: Sequence[Share], likelihoods: Likelihoods, everything: bool) -> None:
+def find_at_once(shares: Sequence[Share], likelihoods: Likelihoods) -> None:
     """Find the log-probabilities that are needed whatever judges and reward models say, while they still work.
 
-    Those are all, where all of them are asked for or the loss needs them; else each prompt's first, which no score has
-    chosen, so that the mean log-ratio is one over samples of the policy.
-
-    Args:
-        shares: of all tasks.
-        likelihoods: of their sequences.
-        everything: whether all of them are asked for.
+    Of a share that does not need all, those are of each prompt's first completion: no score has chosen it, so that the
+    mean log-ratio is one over samples of the policy.
     """
     needed, trained_on = [], []
     for share in shares:
-        needs_all = getattr(share.task.loss, "NEEDS_ALL_LOGPROBS", True)
         firsts = [number == 0 for _ in share.rows for number in range(share.k)]
         firsts += [False] * (share.num_sequences - len(firsts))
-        needed += [True] * len(firsts) if needs_all or everything else firsts
-        trained_on += [needs_all] * len(firsts)
+        needed += [True] * len(firsts) if share.needs_all else firsts
+        trained_on += [share.needs_all] * len(firsts)
     device = likelihoods.logprobs_N.device
     likelihoods.find(*(torch.tensor(mask, dtype=torch.bool, device=device) for mask in (needed, trained_on)))
 
@@ -316,7 +318,7 @@ class Iteration:
         """Return the metrics; with several tasks each task's under its name, and what all have in common."""
         means, sums = Means(), Counter[str]()
         for share, experience in zip(self.shares, self.experiences, strict=True):
-            own = experience.metrics(share.task.mixture.labels)
+            own = experience.metrics(share.task.mixture.labels, share.needs_all)
             if len(self.shares) == 1:
                 means.merge(own)
                 continue

@@ -50,8 +50,13 @@ class Models:
 
     def can_keep(self) -> bool:
         """Return whether a graph of now serves the update: what training computes differently, it has to compute."""
-        with self.autocast():
-            return is_plain_pass(innermost(self.policy)) and abilities(self.policy).rule is not None
+        was_training = self.policy.training
+        self.policy.train()
+        try:
+            with self.autocast():
+                return is_plain_pass(innermost(self.policy)) and abilities(self.policy).rule is not None
+        finally:
+            self.policy.train(was_training)
 
 
 class Likelihoods:

@@ -42,8 +42,10 @@ def test_values_and_gradients_are_those_of_a_full_log_softmax(rule, bias):
     assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
     total = weighted_logprobs(hidden, head, target, rule, factor)
     assert total.item() == pytest.approx((factor * wanted).sum().item(), abs=1e-4)
+    kept = token_logprobs(hidden, head, target, rule, keep=True)
+    assert torch.equal(kept, found)
     exact = gradients((factor * wanted).sum() * 2, hidden, head)
-    for value in ((factor * found).sum() * 2, total * 2):
+    for value in ((factor * found).sum() * 2, (factor * kept).sum() * 2, total * 2):
         for one, other in zip(gradients(value, hidden, head), exact, strict=True):
             assert torch.allclose(one, other, rtol=1e-5, atol=1e-5)
 
@@ -57,10 +59,11 @@ def test_bfloat16_is_that_of_the_head_itself(autocast):
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         wanted = plain(hidden, head, target, LogitRule())
         found = token_logprobs(hidden, head, target, LogitRule())
+        kept = token_logprobs(hidden, head, target, LogitRule(), keep=True)
         total = weighted_logprobs(hidden, head, target, LogitRule(), torch.ones(10))
     assert found.dtype == torch.float32
     assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
-    for value in (found.sum(), total):
+    for value in (found.sum(), kept.sum(), total):
         for one, other in zip(gradients(value, hidden, head), gradients(wanted.sum(), hidden, head), strict=True):
             assert one.dtype == other.dtype
             assert torch.allclose(one.float(), other.float(), rtol=0, atol=2e-2)
@@ -78,3 +81,10 @@ def test_a_frozen_head_gets_no_gradient():
     weighted_logprobs(hidden, head, torch.zeros(4, dtype=torch.long), LogitRule(), torch.ones(4)).backward()
     assert hidden.grad is not None
     assert head.weight.grad is None
+
+
+def test_logits_too_many_to_keep_are_computed_again(monkeypatch):
+    head, hidden, target = nn.Linear(16, 29), torch.randn(4, 16, requires_grad=True), torch.arange(4)
+    for most, name in ((4 * 29, "_KeptLogprobsBackward"), (4 * 29 - 1, "_TokenLogprobsBackward")):
+        monkeypatch.setattr(head_module, "MOST_KEPT_LOGITS", most)
+        assert type(token_logprobs(hidden, head, target, LogitRule(), keep=True).grad_fn).__name__ == name
