@@ -76,8 +76,9 @@ _BRACKETED_TOKENS = (
     "SUFFIX|CLS|SEP|PAD|MASK|UNK|BOS|EOS|ARGS|CALL_ID|THINK|gMASK|sMASK|sop|eop"
 )
 _BAR = "[|\uff5c\u2223\u01c0\u2758]"
-_LESS, _MORE = "[<\uff1c\ufe64]", "[>\uff1e\ufe65]"
-_OPEN, _CLOSE = "[\\[\uff3b]", "[\\]\uff3d]"
+_LESS_SIGNS, _BRACKETS = "<\uff1c\ufe64", "[\uff3b"
+_LESS, _MORE = f"[{_LESS_SIGNS}]", "[>\uff1e\ufe65]"
+_OPEN, _CLOSE = f"[{re.escape(_BRACKETS)}]", "[\\]\uff3d]"
 _CONTROL_TOKEN = re.compile(
     f"{_LESS}(?P<bars>{_BAR}[^<>\n]{{0,80}}?{_BAR}){_MORE}"
     f"|{_LESS}{{1,2}}(?P<named>/?\\s?(?:{_NAMED_TOKENS}|SYS)\\s?/?){_MORE}{{1,2}}"
@@ -192,7 +193,9 @@ def as_text(text: str) -> str:
     'abx[repeated 100 times]'
     """
     seen = _HIDDEN.sub(_hidden_note, text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n"))
-    plain = _CONTROL_TOKEN.sub(_spelled_out, _RUN_OF_ONE.sub(_repetition_note, seen))
+    plain = _RUN_OF_ONE.sub(_repetition_note, seen)
+    if any(sign in plain for sign in _LESS_SIGNS + _BRACKETS):  # most texts have none, and need no search
+        plain = _CONTROL_TOKEN.sub(_spelled_out, plain)
     if len(plain) <= 2 * LONGEST_REPETITION:
         return plain
     return _counted(_counted(plain, _LINES), _WORDS)

@@ -29,6 +29,8 @@ def fold(text: str, case: bool = False) -> str:
     >>> fold("Ｈｅｌ\u200blo\u00a0  World")
     'hello world'
     """
+    if text.isascii():  # NFKC leaves it as it is, and nothing in it is invisible
+        return " ".join((text if case else text.lower()).split())
     compatible = unicodedata.normalize("NFKC", text)
     seen = compatible.translate({ord(one): None for one in set(compatible) if unicodedata.category(one) == "Cf"})
     return " ".join((seen if case else seen.casefold()).split())

@@ -54,10 +54,13 @@ def test_another_threshold_model_or_revision_misses_the_cache(start_llm, tmp_pat
     changed = {"name": "no_refusal", "parameters": {"satisfied_above": 0.6}}
     start(start_llm, fake, path).judge(ITEMS[:1], [changed])
     assert fake.num_requests == 2
+    lower = {"name": "no_refusal", "parameters": {"violated_below": 0.4}}
+    start(start_llm, fake, path).judge(ITEMS[:1], [lower])
+    assert fake.num_requests == 3
     start(start_llm, fake, path, revision="r2").judge(ITEMS[:1], ["no_refusal"])
-    assert fake.num_requests == 3
-    start(start_llm, fake, path).judge(ITEMS[:1], ["no_refusal", changed])
-    assert fake.num_requests == 3
+    assert fake.num_requests == 4
+    start(start_llm, fake, path).judge(ITEMS[:1], ["no_refusal", changed, lower])
+    assert fake.num_requests == 4
 
 
 def test_one_word_of_a_prompt_file_misses_the_cache(start_llm, tmp_path, monkeypatch):

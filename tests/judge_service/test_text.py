@@ -48,6 +48,14 @@ def test_folding_twice_is_folding_once(text: str) -> None:
     assert fold(fold(text)) == fold(text)
 
 
+def test_ascii_is_folded_in_its_own_way_and_to_the_same() -> None:
+    # Behind a text that is not ASCII it takes the long way.
+    for one in map(chr, range(128)):
+        for case in (True, False):
+            text = f"A{one}b{one}"
+            assert fold(f"é {text}", case) == f"é {fold(text, case)}"
+
+
 @given(st.text())
 def test_only_blank_text_normalises_to_nothing(text: str) -> None:
     assert normalise_answer(text) != "" or is_blank(text)
