@@ -93,7 +93,7 @@ class Sampler:
     max_new_tokens: int
     chunk_size: int
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def sample(
         self,
         model: PreTrainedModel,
