@@ -46,6 +46,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = {
         "optimizer": given.optimizer, "prompts": given.prompts, "chunk": 32, "full_length": True,
+        "always_release": True,
         "config": given.config,
     }  # fmt: skip
     arm = Arm(given.optimizer, [sys.executable, "-m", "benchmarks.step_ours"], settings)

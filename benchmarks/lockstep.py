@@ -3,7 +3,7 @@
 A worker (`step_ours.py`, `step_peer.py`) builds a trainer, adds a `StepGate`, and trains; before each optimizer step it
 waits for a line of JSON on its standard input, and after it writes one. `Arm` is the other end. As the arms of a
 comparison take turns step by step, whatever else the machine does meets all of them alike. This module needs
-transformers only, so that the peer's interpreter can import it.
+transformers and psutil only, so that the peer's interpreter can import it.
 """
 
 import ctypes
@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).parent.parent
 QUIET = {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
@@ -51,8 +53,13 @@ def step_peak_gb() -> float:
     return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
 
 
-def release_memory() -> None:
-    """Give free memory back to the system, so that the other arms have it while they work."""
+def release_memory(always: bool) -> None:
+    """Give free memory back to the system where it is short, so that the other arms have it while they work.
+
+    To get it again costs the next step a second, so that a step is slower than it is anywhere else.
+    """
+    if not always and psutil.virtual_memory().percent < 75:
+        return
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -62,6 +69,7 @@ def gated(
     trainer: Any,
     timers: Mapping[str, float] | None = None,
     change: Callable[[dict[str, Any]], None] = lambda settings: None,
+    always_release: bool = False,
 ) -> None:
     """Make a `transformers.Trainer` take its steps when told, and report each.
 
@@ -70,6 +78,7 @@ def gated(
         timers: seconds of a step's parts, filled by the caller while a step runs; without it those that the trainer
             logs as `time/<part>_s`.
         change: called with what the other end wants to be different from this step on.
+        always_release: whether each step begins without memory that the one before has freed: its peak is its own.
     """
     from transformers import PrinterCallback, TrainerCallback
 
@@ -99,7 +108,7 @@ def gated(
             length = float(logs.get("completion/length", logs.get("completions/mean_length", 0)))
             self.peak = max(self.peak, peak_gb())
             line = {**self.taken, "parts": parts, "length": length, "step_peak": step_peak_gb(), "peak": self.peak}
-            release_memory()
+            release_memory(always_release)
             answers.write(json.dumps(line) + "\n")
 
     trainer.remove_callback(PrinterCallback)

@@ -101,7 +101,7 @@ def main() -> None:
         if "length" in wanted:
             trainer.sampler = replace(trainer.sampler, max_new_tokens=wanted["length"])
 
-    gated(trainer, change=change)
+    gated(trainer, change=change, always_release=settings.get("always_release", False))
     trainer.train()
 
 
