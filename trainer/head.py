@@ -128,16 +128,20 @@ class _Gradients:
             torch.zeros_like(bias, dtype=torch.float32) if needed[2] and bias is not None else None,
         )
 
-    def add(self, part: slice, gradient: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """Add one chunk: `gradient` of the head's output, the chunk's hidden states, the weight."""
+    def add(self, part: slice, gradient: Tensor, hidden: Tensor, weight: Tensor, factor: Tensor | None = None) -> None:
+        """Add one chunk: `gradient` of the head's output, the chunk's hidden states, the weight.
+
+        With a factor for each token, the gradient is yet to be multiplied by it; the narrower hidden states are instead.
+        """
         if self.hidden is not None:
-            self.hidden[part] = gradient @ weight
+            by_hidden = gradient @ weight
+            self.hidden[part] = by_hidden if factor is None else by_hidden * factor[:, None]
         if self.weight is not None:
-            found = gradient.t() @ hidden
+            found = gradient.t() @ (hidden if factor is None else (hidden * factor[:, None]).to(hidden.dtype))
             for rows in _chunks(*self.weight.shape, MOST_CACHED_LOGITS):
                 self.weight[rows] += found[rows].float()  # in one piece, mixed types are added five times as slowly
         if self.bias is not None:
-            self.bias += gradient.sum(dim=0, dtype=torch.float32)
+            self.bias += gradient.sum(dim=0, dtype=torch.float32) if factor is None else factor @ gradient.float()
 
     def scaled(self, factor: Tensor | float, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the three times a scalar, those of weight and bias in the weight's dtype."""
@@ -153,8 +157,8 @@ def _walk(
     target_M: Tensor,
     rule: LogitRule,
     dtype: torch.dtype,
-    factor_of: Callable[[slice], Tensor] | None,
-    gradients: _Gradients | None,
+    factor_of: Callable[[slice], Tensor],
+    gradients: _Gradients,
 ) -> Tensor:
     """Return the log-probabilities, and add to the gradients while each chunk's logits exist.
 
@@ -165,9 +169,8 @@ def _walk(
     logprobs_M = torch.empty(len(target_M), dtype=torch.float32, device=target_M.device)
     for part in _chunks(len(target_M), weight.shape[0], MOST_LOGITS):
         hidden, target = hidden_MH[part].to(dtype), target_M[part]
-        factor = None if factor_of is None else factor_of(part)
-        logprobs_M[part], gradient = _logprobs_and_gradient(hidden, head, target, rule, factor)
-        if gradients is not None and gradient is not None:
+        logprobs_M[part], gradient = _logprobs_and_gradient(hidden, head, target, rule, factor_of(part))
+        if gradient is not None:
             gradients.add(part, gradient, hidden, head[0])
     return logprobs_M
 
@@ -205,7 +208,8 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, bias, target)
         ctx.rule, ctx.dtype = rule, dtype
         with _no_autocast(hidden):
-            return _walk((hidden, weight, bias), target, rule, dtype, None, None)
+            head = weight.to(dtype), None if bias is None else bias.to(dtype)
+            return _logprobs_and_gradient(hidden.to(dtype), head, target, rule, None)[0]
 
     @staticmethod
     def backward(ctx: Any, gradient_M: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -234,22 +238,16 @@ class _KeptLogprobs(torch.autograd.Function):
         ones = torch.ones(len(target), dtype=torch.float32, device=target.device)
         with _no_autocast(hidden):
             head = weight.to(dtype), None if bias is None else bias.to(dtype)
-            found = [
-                _logprobs_and_gradient(hidden[part].to(dtype), head, target[part], rule, ones[part])
-                for part in _chunks(len(target), len(weight), MOST_LOGITS)  # as without gradient: to the last bit
-            ]
-        ctx.gradients = [gradient for _, gradient in found]
-        return torch.cat([logprobs for logprobs, _ in found]) if found else ones
+            logprobs, ctx.gradient_MV = _logprobs_and_gradient(hidden.to(dtype), head, target, rule, ones)
+        return logprobs
 
     @staticmethod
     def backward(ctx: Any, gradient_M: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, weight, bias = ctx.saved_tensors
         gradients = _Gradients.zeros(ctx.needs_input_grad, hidden, weight, bias)
         with _no_autocast(hidden):
-            head = weight.to(ctx.dtype)
-            for part, one in zip(_chunks(len(hidden), len(weight), MOST_LOGITS), ctx.gradients, strict=True):
-                gradients.add(part, one.mul_(gradient_M[part, None]), hidden[part].to(ctx.dtype), head)
-        ctx.gradients = None  # a second pass through the same graph would scale them twice
+            gradients.add(slice(None), ctx.gradient_MV, hidden.to(ctx.dtype), weight.to(ctx.dtype), gradient_M)
+        ctx.gradient_MV = None
         return (*gradients.scaled(1.0, weight.dtype), None, None, None)
 
 
