@@ -36,7 +36,7 @@ from trainer.likelihoods import Likelihoods, Models
 from trainer.metrics import Clock, JsonlMetrics, Means
 from trainer.mixture import MixtureOfConstraintJudges
 from trainer.multipliers import load_multipliers, multiplier_metrics, save_multipliers
-from trainer.policy import load_policy, load_reference, longest_sequence, without_dropout
+from trainer.policy import load_policy, load_reference, longest_sequence, prepared_reference, without_dropout
 from trainer.reward import RewardModel
 from trainer.rollout import Completion
 from trainer.task import Task, TrainingTask, joined_rows, rows_to_evaluate, single_task, training_tasks
@@ -117,7 +117,7 @@ class CGPOTrainer(Trainer):
         )
         self.loss_is_scaled_for_ga = True  # a plan's count covers all micro-batches
         if self.ref_model is not None:
-            self.ref_model = self.accelerator.prepare_model(self.ref_model, evaluation_mode=True)
+            self.ref_model = prepared_reference(self.accelerator, self.ref_model, self.ref_model is not ref_model)
         if args.world_size > 1:
             set_seed(args.seed, device_specific=True)
         self.gathered = Gathered(self.accelerator, policy)

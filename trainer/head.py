@@ -131,7 +131,7 @@ class _Gradients:
     def add(self, part: slice, gradient: Tensor, hidden: Tensor, weight: Tensor, factor: Tensor | None = None) -> None:
         """Add one chunk: `gradient` of the head's output, the chunk's hidden states, the weight.
 
-        With a factor for each token, the gradient is yet to be multiplied by it; the narrower hidden states are instead.
+        With a factor for each token, the gradient is yet to be multiplied by it; the narrower hidden states are so.
         """
         if self.hidden is not None:
             by_hidden = gradient @ weight

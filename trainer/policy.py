@@ -4,12 +4,14 @@ import copy
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trainer.errors import ConfigError
 
-__all__ = ["load_policy", "load_reference", "longest_sequence", "without_dropout"]
+__all__ = ["load_policy", "load_reference", "longest_sequence", "prepared_reference", "without_dropout"]
 
 
 def load_policy(model: PreTrainedModel | str, ref_model: PreTrainedModel | str | None, peft_config: Any) -> Any:
@@ -42,6 +44,22 @@ def load_reference(policy: Any, ref_model: PreTrainedModel | str | None) -> PreT
         ref_model = AutoModelForCausalLM.from_pretrained(ref_model, dtype=policy.dtype)
     reference = copy.deepcopy(policy) if ref_model is None else ref_model
     return reference.eval().requires_grad_(False)
+
+
+def prepared_reference(accelerator: Accelerator, model: PreTrainedModel, is_own: bool) -> Any:
+    """Return the frozen reference as the accelerator has it go forward.
+
+    In mixed bfloat16 the linear layers of one that is nobody else's are stored in bfloat16: they are cast no more, and
+    compute the same to the last bit. A weight that has other uses (a tied head's) stays as it is.
+    """
+    is_sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)  # one dtype only
+    if is_own and accelerator.mixed_precision == "bf16" and not is_sharded:
+        others = {id(p) for m in model.modules() if type(m) is not nn.Linear for p in m.parameters(recurse=False)}
+        for layer in (module for module in model.modules() if type(module) is nn.Linear):
+            for parameter in layer.parameters():
+                if id(parameter) not in others:
+                    parameter.data = parameter.data.bfloat16()
+    return accelerator.prepare_model(model, evaluation_mode=True)
 
 
 def without_dropout(model: nn.Module | None) -> None:

@@ -235,6 +235,28 @@ def test_the_reference_stays_as_it_was(build_trainer):
 # -- Evaluation ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_in_mixed_precision_the_reference_holds_what_it_computes_in_and_computes_the_same(
+    build_trainer, build_policy, tied
+):
+    policy = build_policy(tie_word_embeddings=tied)
+    trainer = build_trainer({"bf16": True}, model=policy)
+    inner = trainer.accelerator.unwrap_model(trainer.ref_model)
+    assert inner.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert inner.model.embed_tokens.weight.dtype == torch.float32
+    assert inner.lm_head.weight.dtype == (torch.float32 if tied else torch.bfloat16)
+    ids = torch.arange(6, 20)[None]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(trainer.ref_model(ids).logits, policy(ids).logits.float())
+    assert policy.model.layers[0].mlp.up_proj.weight.dtype == torch.float32
+
+
+def test_a_reference_that_is_given_stays_as_it_is(build_trainer, build_policy):
+    reference = build_policy()
+    build_trainer({"bf16": True}, ref_model=reference)
+    assert {p.dtype for p in reference.parameters()} == {torch.float32}
+
+
 def test_an_evaluation_before_training_reports_the_training_metrics(build_trainer, rows, logs):
     trainer = build_trainer({"eval_k": 2}, eval_dataset=rows[:3])
     metrics = trainer.evaluate()
