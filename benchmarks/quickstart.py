@@ -20,14 +20,19 @@ def train(settings: dict[str, str]) -> None:
     """Train as the quickstart of the checkout does whose packages are imported: the worker."""
     from importlib import resources
 
-    from trainer.run import _trainer, training_arguments
+    from trainer import run
     from trainer.run_config import read_run_config
 
     with resources.as_file(resources.files("trainer") / "data" / "quickstart.yaml") as path:
         config = read_run_config(path)
     config = config.model_copy(update={**settings, "eval_dataset": None})
     folder = Path(tempfile.mkdtemp(prefix="cgpo-quickstart-"))
-    trainer = _trainer(config, training_arguments({**config.training, "disable_tqdm": True}, folder))
+    config = config.model_copy(update={"training": {**config.training, "disable_tqdm": True}})
+    # The checkout of before has no tasks.
+    made = (
+        run.check(config, folder) if hasattr(run, "check") else (run.training_arguments(config.training, folder),)
+    )
+    trainer = run._trainer(config, *made)
     gated(trainer)
     trainer.train()
 

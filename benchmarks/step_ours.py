@@ -95,11 +95,11 @@ def main() -> None:
         # Nothing ends a completion before its last token: every length costs what it says.
         trainer.sampler = replace(trainer.sampler, eos_ids=())
 
+    (task,) = trainer.tasks.values()
+
     def change(wanted: dict[str, Any]) -> None:
-        if "k" in wanted:
-            trainer.args.k = wanted["k"]
-        if "length" in wanted:
-            trainer.sampler = replace(trainer.sampler, max_new_tokens=wanted["length"])
+        task.k = wanted.get("k", task.k)
+        task.max_new_tokens = wanted.get("length", task.max_new_tokens)
 
     gated(trainer, change=change, always_release=settings.get("always_release", False))
     trainer.train()
