@@ -29,9 +29,7 @@ def train(settings: dict[str, str]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="cgpo-quickstart-"))
     config = config.model_copy(update={"training": {**config.training, "disable_tqdm": True}})
     # The checkout of before has no tasks.
-    made = (
-        run.check(config, folder) if hasattr(run, "check") else (run.training_arguments(config.training, folder),)
-    )
+    made = run.check(config, folder) if hasattr(run, "check") else (run.training_arguments(config.training, folder),)
     trainer = run._trainer(config, *made)
     gated(trainer)
     trainer.train()
