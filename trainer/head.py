@@ -60,8 +60,8 @@ def token_logprobs(hidden_MH: Tensor, head: nn.Linear, target_M: Tensor, rule: L
         keep: whether to form the gradient now and keep it, where it is not too large, for a backward pass to come.
     """
     is_kept = keep and len(target_M) * len(head.weight) <= MOST_KEPT_LOGITS
-    function = _KeptLogprobs if is_kept else _TokenLogprobs
-    return function.apply(hidden_MH, head.weight, head.bias, target_M, rule, _compute_dtype(hidden_MH, head))
+    dtype = _compute_dtype(hidden_MH, head)
+    return _TokenLogprobs.apply(hidden_MH, head.weight, head.bias, target_M, rule, dtype, is_kept)
 
 
 def weighted_logprobs(
@@ -193,62 +193,32 @@ def _logprobs_and_gradient(
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Log-probabilities; the backward pass computes the logits a second time."""
+    """Log-probabilities; the backward pass computes the logits a second time, unless their gradient has been kept."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        rule: LogitRule,
-        dtype: torch.dtype,
-    ) -> Tensor:
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, rule: LogitRule,
+        dtype: torch.dtype, keep: bool,
+    ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(hidden, weight, bias, target)
         ctx.rule, ctx.dtype = rule, dtype
+        factor = torch.ones(len(target), dtype=torch.float32, device=target.device) if keep else None
         with _no_autocast(hidden):
             head = weight.to(dtype), None if bias is None else bias.to(dtype)
-            return _logprobs_and_gradient(hidden.to(dtype), head, target, rule, None)[0]
+            logprobs, ctx.kept_MV = _logprobs_and_gradient(hidden.to(dtype), head, target, rule, factor)
+        return logprobs
 
     @staticmethod
     def backward(ctx: Any, gradient_M: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, weight, bias, target = ctx.saved_tensors
         gradients = _Gradients.zeros(ctx.needs_input_grad, hidden, weight, bias)
         with _no_autocast(hidden):
-            _walk((hidden, weight, bias), target, ctx.rule, ctx.dtype, lambda part: gradient_M[part], gradients)
-        return (*gradients.scaled(1.0, weight.dtype), None, None, None)
-
-
-class _KeptLogprobs(torch.autograd.Function):
-    """Log-probabilities; the gradient of the head's output is formed in the forward pass and kept for the backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        rule: LogitRule,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        ctx.save_for_backward(hidden, weight, bias)
-        ctx.dtype = dtype
-        ones = torch.ones(len(target), dtype=torch.float32, device=target.device)
-        with _no_autocast(hidden):
-            head = weight.to(dtype), None if bias is None else bias.to(dtype)
-            logprobs, ctx.gradient_MV = _logprobs_and_gradient(hidden.to(dtype), head, target, rule, ones)
-        return logprobs
-
-    @staticmethod
-    def backward(ctx: Any, gradient_M: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        hidden, weight, bias = ctx.saved_tensors
-        gradients = _Gradients.zeros(ctx.needs_input_grad, hidden, weight, bias)
-        with _no_autocast(hidden):
-            gradients.add(slice(None), ctx.gradient_MV, hidden.to(ctx.dtype), weight.to(ctx.dtype), gradient_M)
-        ctx.gradient_MV = None
-        return (*gradients.scaled(1.0, weight.dtype), None, None, None)
+            if ctx.kept_MV is None:
+                _walk((hidden, weight, bias), target, ctx.rule, ctx.dtype, lambda part: gradient_M[part], gradients)
+            else:
+                gradients.add(slice(None), ctx.kept_MV, hidden.to(ctx.dtype), weight.to(ctx.dtype), gradient_M)
+        ctx.kept_MV = None
+        return (*gradients.scaled(1.0, weight.dtype), None, None, None, None)
 
 
 class _WeightedLogprobs(torch.autograd.Function):

@@ -85,6 +85,10 @@ def test_a_frozen_head_gets_no_gradient():
 
 def test_logits_too_many_to_keep_are_computed_again(monkeypatch):
     head, hidden, target = nn.Linear(16, 29), torch.randn(4, 16, requires_grad=True), torch.arange(4)
-    for most, name in ((4 * 29, "_KeptLogprobsBackward"), (4 * 29 - 1, "_TokenLogprobsBackward")):
+    for most, is_kept in ((4 * 29, True), (4 * 29 - 1, False)):
         monkeypatch.setattr(head_module, "MOST_KEPT_LOGITS", most)
-        assert type(token_logprobs(hidden, head, target, LogitRule(), keep=True).grad_fn).__name__ == name
+        found = token_logprobs(hidden, head, target, LogitRule(), keep=True)
+        assert (found.grad_fn.kept_MV is not None) is is_kept
+        once = torch.autograd.grad(found.sum(), hidden, retain_graph=True)[0]
+        assert found.grad_fn.kept_MV is None
+        assert torch.allclose(torch.autograd.grad(found.sum(), hidden)[0], once, atol=1e-6)
