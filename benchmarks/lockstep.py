@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -127,6 +128,10 @@ class Arm:
     """
 
     def __init__(self, name: str, command: Sequence[str], settings: Mapping[str, Any], folder: Path = ROOT) -> None:
+        if not folder.is_dir():
+            raise SystemExit(f"{name}: there is no checkout at {folder}; make one with git worktree add")
+        if shutil.which(command[0]) is None:
+            raise SystemExit(f"{name}: there is no interpreter {command[0]}; name one that has what this arm needs")
         self.name = name
         self.steps: list[dict[str, Any]] = []
         self.process = subprocess.Popen(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import yaml
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -90,12 +91,20 @@ class ServiceSettings(BaseSettings):
 
         Raises:
             FileNotFoundError: there is no such file; silence would start a service with defaults.
+            ValueError: the file is no YAML, or a value is wrong.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
         if config is None:
             return cls(**given)
         if not config.is_file():
             raise FileNotFoundError(f"no settings file '{config}'; give --config a YAML file that exists")
+
+        try:
+            content = yaml.safe_load(config.read_text("utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"the settings file '{config}' is no YAML, mend it there: {error}") from None
+        if not isinstance(content or {}, dict):
+            raise ValueError(f"the settings file '{config}' has no settings by name; write lines like `port: 8001`")
 
         class FromFile(cls):  # type: ignore[valid-type, misc]
             model_config = SettingsConfigDict(yaml_file=config)

@@ -19,6 +19,28 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path):
         ServiceSettings.load(tmp_path / "missing.yaml")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"port: 1\ntokens: [\n", r"service\.yaml' is no YAML, mend it there(?s:.)*line 3"),
+        (b"port: \xff\n", r"service\.yaml' is no YAML, mend it there"),
+        (b"- port\n", r"service\.yaml' has no settings by name"),
+    ],
+    ids=["broken", "no text", "a list"],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, content, message):
+    file = tmp_path / "service.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        ServiceSettings.load(file)
+
+
+def test_an_empty_file_leaves_the_defaults(tmp_path):
+    file = tmp_path / "service.yaml"
+    file.write_text("")
+    assert ServiceSettings.load(file) == ServiceSettings()
+
+
 def test_a_field_that_does_not_exist_is_an_error(tmp_path):
     file = tmp_path / "service.yaml"
     file.write_text("prot: 8001\n")
