@@ -3,7 +3,7 @@
 A worker (`step_ours.py`, `step_peer.py`) builds a trainer, adds a `StepGate`, and trains; before each optimizer step it
 waits for a line of JSON on its standard input, and after it writes one. `Arm` is the other end. As the arms of a
 comparison take turns step by step, whatever else the machine does meets all of them alike. This module needs
-transformers and psutil only, so that the peer's interpreter can import it.
+transformers and psutil only besides, so that the peer's interpreter can import it.
 """
 
 import ctypes
@@ -21,6 +21,8 @@ from statistics import median
 from typing import Any
 
 import psutil
+
+from trainer.environment import MEMORY, THREADS
 
 ROOT = Path(__file__).parent.parent
 QUIET = {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
@@ -125,9 +127,13 @@ class Arm:
         command: interpreter and arguments.
         settings: what the worker is to do, passed to it as JSON.
         folder: the checkout whose packages the worker imports.
+        environment: what it has to have in its environment, as far as the caller's does not say otherwise.
     """
 
-    def __init__(self, name: str, command: Sequence[str], settings: Mapping[str, Any], folder: Path = ROOT) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], settings: Mapping[str, Any], folder: Path = ROOT,
+        environment: Mapping[str, str] = {**THREADS, **MEMORY},
+    ) -> None:  # fmt: skip
         if not folder.is_dir():
             raise SystemExit(f"{name}: there is no checkout at {folder}; make one with git worktree add")
         if shutil.which(command[0]) is None:
@@ -140,7 +146,7 @@ class Arm:
             stdout=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env={**QUIET, "GOMP_SPINCOUNT": "1000", **os.environ, "PYTHONPATH": f"{folder}:{ROOT}"},
+            env={**QUIET, **environment, **os.environ, "PYTHONPATH": f"{folder}:{ROOT}"},
         )
         self._answer()
 

@@ -20,8 +20,10 @@ it is the steadier of the two. OMP_NUM_THREADS is obeyed by every side.
 
 import os
 
-# Read by OpenMP when torch is loaded: waiting threads that spin take the cores from the other side's process.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+from trainer.environment import THREADS
+
+# Read when torch is loaded, here and in the other side's process.
+os.environ.update({**THREADS, **os.environ})
 
 import argparse
 import http.client

@@ -7,7 +7,9 @@ turns, split into generate, log-probabilities (policy and reference), judge wait
 
 FOLDER becomes a virtual environment with trl, which uses the torch and transformers of this one. `--peer-python` takes
 an interpreter that has trl already; `--no-peer` runs ours alone; `--peer-free-reward` gives the peer a reward for
-nothing, while ours still asks. `--lora` compares both with LoRA.
+nothing, while ours still asks. All arms have the environment that `cgpo train` has (`trainer.environment`);
+`--peer-own-memory` leaves the peer's C library its own ways with memory, as they are where nobody changes them.
+`--lora` compares both with LoRA.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lockstep import Arm, in_turns
+from trainer.environment import MEMORY, THREADS
 from trainer.services import judge_service, reward_service
 
 TRL = "trl==1.16.0"
@@ -99,6 +102,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-peer", action="store_true", help="ours alone")
     parser.add_argument("--peer-micro-batch", type=int, default=4, help="completions in one pass of the peer's update")
     parser.add_argument("--peer-weights", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--peer-own-memory", action="store_true", help="the peer's C library keeps its ways")
     parser.add_argument("--peer-free-reward", action="store_true", help="the peer asks no service: a reward for free")
     parser.add_argument("--peer-config", type=json.loads, default={}, help="more fields of GRPOConfig, as JSON")
     parser.add_argument("--peer-sweep", action="store_true", help="the peer alone, with each of several settings")
@@ -131,7 +135,9 @@ def main() -> None:
             services["reward_url"] = stack.enter_context(reward_service(folders["reward_model"]))
         if not given.no_peer:
             asked = {} if given.peer_free_reward else services
-            peer = Arm("GRPOTrainer", [python, "-m", "benchmarks.step_peer"], {**peer_settings, **asked})
+            tuned = THREADS if given.peer_own_memory else {**THREADS, **MEMORY}
+            command = [python, "-m", "benchmarks.step_peer"]
+            peer = Arm("GRPOTrainer", command, {**peer_settings, **asked}, environment=tuned)
             stack.callback(peer.close)
         for name in optimizers:
             settings = {

@@ -6,7 +6,7 @@ computed that the mask would take out again, but for padding. Scores are float32
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class Arrangement:
     prompt_N: the prompt of each completion.
     mask_NTS: what is added to the scores of a completion: 0 or minus infinity.
     prompts, completions: their shapes, G, P and N, T.
+    alone: of the prompts by themselves, as if they were completions of an empty one.
     """
 
     token_A: Tensor
@@ -38,6 +39,7 @@ class Arrangement:
     mask_NTS: Tensor
     prompts: tuple[int, int]
     completions: tuple[int, int]
+    alone: "Arrangement | None" = None
 
 
 def arrange(groups: Sequence[tuple[int, Sequence[int]]], device: torch.device) -> Arrangement:
@@ -65,10 +67,16 @@ def arrange(groups: Sequence[tuple[int, Sequence[int]]], device: torch.device) -
     own = torch.ones(longest, longest, dtype=torch.bool).tril().expand(num_completions, -1, -1)
     seen_NTS = torch.cat([sees[:, None].expand(-1, longest, -1), own], dim=2)
     mask_NTS = torch.zeros(seen_NTS.shape).masked_fill_(~seen_NTS, float("-inf"))
-    return Arrangement(
+    arrangement = Arrangement(
         token_A.to(device), is_filled_A[:, None].to(device), place_L.to(device), torch.tensor(prompt_of).to(device),
         mask_NTS.to(device), prompts, completions,
     )  # fmt: skip
+    causal_PP = torch.full((longest_prompt, longest_prompt), float("-inf"), device=device).triu(1)
+    alone = replace(
+        arrangement, prompt_N=torch.zeros(len(groups), dtype=torch.long, device=device),
+        mask_NTS=causal_PP.expand(len(groups), -1, -1), prompts=(1, 0), completions=prompts,
+    )  # fmt: skip
+    return replace(arrangement, alone=alone)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, arrangement: Arrangement, scaling: float) -> Tensor:
@@ -83,16 +91,26 @@ def attend(query: Tensor, key: Tensor, value: Tensor, arrangement: Arrangement, 
     """
     parts = [_arranged(states, arrangement) for states in (query, key, value)]
     (prompt_query, own_query), (prompt_key, own_key), (prompt_value, own_value) = parts
-    shared = query.shape[1] // key.shape[1]
-    of_prompts = F.scaled_dot_product_attention(
-        prompt_query.transpose(1, 2),
-        *(states.transpose(1, 2).repeat_interleave(shared, dim=1) for states in (prompt_key, prompt_value)),
-        is_causal=True,
-        scale=scaling,
-    ).transpose(1, 2)
+    of_prompts = _of_prompts(prompt_query, prompt_key, prompt_value, arrangement, scaling)
     of_completions = _Attend.apply(own_query, prompt_key, own_key, prompt_value, own_value, arrangement, scaling)
     both = torch.cat([of_prompts.flatten(0, 1), of_completions.flatten(0, 1)])
     return _Take.apply(both, arrangement.place_L, arrangement.token_A, arrangement.is_filled_A1)[None]
+
+
+def _of_prompts(query: Tensor, key: Tensor, value: Tensor, arrangement: Arrangement, scaling: float) -> Tensor:
+    """Return attention among the tokens of each prompt, by torch's kernel where it is long: that keeps no scores."""
+    _, length, heads, _ = query.shape
+    if arrangement.alone is not None and heads * length * length <= MOST_SCORES:
+        no_key, no_value = (states.new_empty(1, 0, *states.shape[2:]) for states in (key, value))
+        found: Tensor = _Attend.apply(query, no_key, key, no_value, value, arrangement.alone, scaling)
+        return found
+    shared = heads // key.shape[2]
+    return F.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        *(states.transpose(1, 2).repeat_interleave(shared, dim=1) for states in (key, value)),
+        is_causal=True,
+        scale=scaling,
+    ).transpose(1, 2)
 
 
 def scores(query_BTD: Tensor, key_BSD: Tensor, scaling: float) -> Tensor:

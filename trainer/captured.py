@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.attention import own_attention
+from trainer.lean_layers import lean_layers
 from trainer.packing import PackedRows
 
 __all__ = ["forward_packed", "head_of", "innermost", "is_compiled", "names_of_forward", "replaced_head"]
@@ -43,7 +44,7 @@ def forward_packed(model: nn.Module, packed: PackedRows, compute: Callable[[Tens
     hook = inner.register_forward_hook(lambda *_: found[0], prepend=True)
     own = nullcontext() if packed.arrangement is None else own_attention(inner, packed.arrangement)
     try:
-        with replaced_head(inner, other_head), own:
+        with replaced_head(inner, other_head), own, lean_layers(inner):
             return model(**arguments)
     finally:
         hook.remove()

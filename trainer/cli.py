@@ -1,7 +1,6 @@
 """The command `cgpo`: train, quickstart, models, judge, rescore, validate, calibrate, fit-reward, fit-judge."""
 
 import importlib
-import os
 import signal
 import sys
 import time
@@ -15,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from trainer.environment import settle_in
 from trainer.errors import CGPOError, ConfigError
 from trainer.evaluation import commands
 from trainer.evaluation.calibrate_command import calibrate
@@ -120,7 +120,7 @@ def main() -> None:
     """Run the command; an error of ours ends it with its message and status 1, without a traceback."""
     # SIGTERM unwinds like Ctrl-C, so that services and bars are cleaned up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch loads; see trainer.services
+    settle_in()
     try:
         app()
     except (CGPOError, ServiceError) as error:

@@ -89,7 +89,7 @@ class CGPOConfig(TrainingArguments):
         8192, "Most tokens, padding included, in one forward pass for log-probabilities without gradient."
     )
     update_tokens: int = _option(
-        2048, "Most tokens, padding included, in one forward and backward pass: bounds the memory of the update."
+        4096, "Most tokens, padding included, in one forward and backward pass: bounds the memory of the update."
     )
     reward_chunk_size: int = _option(16, "Sequences that a reward model in this process scores at once.")
     judge_deadline: float = _option(60.0, "Longest wait for all verdicts and scores of one chunk, seconds.")

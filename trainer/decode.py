@@ -16,6 +16,7 @@ from trainer.batch import Sequences
 __all__ = ["RoomyLayer", "can_decode", "decode", "draw"]
 
 BLOCK = 256  # tokens: a draw is made among blocks of the vocabulary, then among the tokens of one block
+MOST_CACHED = 2**18  # numbers that are drawn from at once on a CPU: 1 MiB, which is never fresh memory
 
 
 class RoomyLayer(DynamicLayer):
@@ -163,13 +164,23 @@ def draw(logits_NV: Tensor, temperature: float) -> Tensor:
     """
     if temperature == 0:
         return logits_NV.float().argmax(dim=-1)
-    probabilities = torch.softmax(logits_NV.float() / temperature, dim=-1)
-    num_tokens = probabilities.shape[-1]
+    is_on_cpu = logits_NV.device.type == "cpu"
+    rows = max(1, MOST_CACHED // logits_NV.shape[1]) if is_on_cpu else len(logits_NV)
+    return torch.cat([_drawn(some, temperature) for some in logits_NV.split(rows)])
+
+
+def _drawn(logits_NV: Tensor, temperature: float) -> Tensor:
+    """Return one token per row; what is drawn from need not add up to 1, so no probability is computed."""
+    weights = logits_NV.to(torch.float32, copy=True)
+    if temperature != 1:
+        weights.div_(temperature)
+    weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
+    num_tokens = weights.shape[-1]
     if num_tokens <= BLOCK:
-        return torch.multinomial(probabilities, 1).squeeze(1)
+        return torch.multinomial(weights, 1).squeeze(1)
     if num_tokens % BLOCK:
-        probabilities = functional.pad(probabilities, (0, BLOCK - num_tokens % BLOCK))
-    blocks = probabilities.unflatten(1, (-1, BLOCK))
+        weights = functional.pad(weights, (0, BLOCK - num_tokens % BLOCK))
+    blocks = weights.unflatten(1, (-1, BLOCK))
     chosen = torch.multinomial(blocks.sum(dim=-1), 1).squeeze(1)
     within = torch.multinomial(blocks[torch.arange(len(blocks), device=blocks.device), chosen], 1).squeeze(1)
     return chosen * BLOCK + within

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from trainer.packed_linear import product_with
 
 __all__ = ["LogitRule", "token_logprobs", "weighted_logprobs"]
 
@@ -165,25 +166,36 @@ def _walk(
     Chunks within chunks: the weight's gradient is as large as the weight, so it is added to for many tokens at once.
     """
     hidden_MH, weight, bias = tensors
-    head = weight.to(dtype), None if bias is None else bias.to(dtype)
+    weight = weight.to(dtype)
+    multiply = _multiply(weight, bias)
     logprobs_M = torch.empty(len(target_M), dtype=torch.float32, device=target_M.device)
     for part in _chunks(len(target_M), weight.shape[0], MOST_LOGITS):
         hidden, target = hidden_MH[part].to(dtype), target_M[part]
-        logprobs_M[part], gradient = _logprobs_and_gradient(hidden, head, target, rule, factor_of(part))
+        logprobs_M[part], gradient = _logprobs_and_gradient(
+            hidden, multiply, len(weight), target, rule, factor_of(part)
+        )
         if gradient is not None:
-            gradients.add(part, gradient, hidden, head[0])
+            gradients.add(part, gradient, hidden, weight)
     return logprobs_M
 
 
+def _multiply(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Return the head as a function, for a chunk at a time."""
+    return product_with(
+        weight, None if bias is None else bias.to(weight.dtype), max(1, MOST_CACHED_LOGITS // len(weight))
+    )
+
+
 def _logprobs_and_gradient(
-    hidden_MH: Tensor, head: tuple[Tensor, Tensor | None], target_M: Tensor, rule: LogitRule, factor_M: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+    hidden_MH: Tensor, multiply: Callable[[Tensor], Tensor], vocabulary: int, target_M: Tensor, rule: LogitRule,
+    factor_M: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Return log-probabilities, and of their sum with these factors the gradient of the head's output, if wanted."""
-    vocabulary, is_on_cpu = len(head[0]), hidden_MH.device.type == "cpu"
+    is_on_cpu = hidden_MH.device.type == "cpu"
     logprobs_M = torch.empty(len(target_M), dtype=torch.float32, device=target_M.device)
     gradient_MV = None if factor_M is None else hidden_MH.new_empty(len(target_M), vocabulary)
     for part in _chunks(len(target_M), vocabulary, MOST_CACHED_LOGITS if is_on_cpu else MOST_LOGITS):
-        logits = rule.apply(F.linear(hidden_MH[part], *head))
+        logits = rule.apply(multiply(hidden_MH[part]))
         float_logits = logits.to(torch.float32, copy=rule.cap is not None)  # a cap's derivative reads the logits again
         logprobs_M[part], exponentials, sums = _log_probabilities(float_logits, target_M[part])
         if gradient_MV is not None and factor_M is not None:
@@ -204,8 +216,10 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.rule, ctx.dtype = rule, dtype
         factor = torch.ones(len(target), dtype=torch.float32, device=target.device) if keep else None
         with _no_autocast(hidden):
-            head = weight.to(dtype), None if bias is None else bias.to(dtype)
-            logprobs, ctx.kept_MV = _logprobs_and_gradient(hidden.to(dtype), head, target, rule, factor)
+            multiply = _multiply(weight.to(dtype), bias)
+            logprobs, ctx.kept_MV = _logprobs_and_gradient(
+                hidden.to(dtype), multiply, len(weight), target, rule, factor
+            )
         return logprobs
 
     @staticmethod

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["packed_linears"]
+from trainer.lean_layers import cast_once
+
+__all__ = ["packed_linears", "product_with"]
 
 
 @contextmanager
@@ -35,26 +37,32 @@ def packed_linears(model: nn.Module, rows: int) -> Iterator[None]:
             del module.forward
 
 
+def product_with(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
+    """Return x -> x @ weight.T + bias for x of the weight's type, without gradient; the weight is laid out once.
+
+    Args:
+        weight: in the type that is computed in.
+        bias: likewise.
+        rows: of the products to come, about.
+    """
+    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _has_reordering():
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+        multiply = torch.ops.mkldnn._linear_pointwise
+        return lambda x: multiply(x, packed, bias, "none", [], "")
+    return lambda x: functional.linear(x, weight, bias)
+
+
 def _packed(module: nn.Linear, rows: int) -> Callable[[Tensor], Tensor] | None:
     """Return the layer's forward on a copy of its weight, None where a copy gains nothing."""
     device = module.weight.device.type
     is_cast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if is_cast else module.weight.dtype
-    if device == "cpu" and dtype == torch.bfloat16 and _has_reordering():
-        weight = module.weight.detach().to(dtype)
-        bias = None if module.bias is None else module.bias.detach().to(dtype)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        multiply = torch.ops.mkldnn._linear_pointwise
-
-        def forward(x: Tensor) -> Tensor:
-            return multiply(x.to(dtype), packed, bias, "none", [], "")
-
-        return forward
-    if not is_cast or dtype == module.weight.dtype:
+    is_reordered = device == "cpu" and dtype == torch.bfloat16 and _has_reordering()
+    if not is_reordered and (not is_cast or dtype == module.weight.dtype):
         return None
-    weight = module.weight.detach().to(dtype)
     bias = None if module.bias is None else module.bias.detach().to(dtype)
-    return lambda x: functional.linear(x.to(dtype), weight, bias)
+    multiply = product_with(module.weight.detach().to(dtype), bias, rows)
+    return lambda x: multiply(cast_once(x, dtype))
 
 
 def _has_reordering() -> bool:

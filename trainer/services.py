@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trainer.environment import THREADS
 from trainer.errors import ConfigError
 from wire import JudgeClient, ServiceError
 
@@ -119,9 +120,7 @@ def _service(
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            # OpenMP's threads spin for long while they wait, and take the cores from the process beside them; not to
-            # spin at all is slower still.
-            env={"GOMP_SPINCOUNT": "1000", **os.environ, **(settings or {})},
+            env={**THREADS, **os.environ, **(settings or {})},
             start_new_session=True,
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )

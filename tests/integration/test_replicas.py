@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from trainer.environment import THREADS
 from wire import RewardClient, ScoreItem
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ def replica(model, port=0):
     process = subprocess.Popen(
         [sys.executable, "-m", "reward_service", "--model", str(model), "--port", str(port), "--dtype", "float32"],
         cwd=ROOT,
-        env={"GOMP_SPINCOUNT": "1000", **os.environ},
+        env={**THREADS, **os.environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -1,0 +1,188 @@
+"""Layers that keep less for the backward pass, and read and write less memory, for the same numbers.
+
+A transformer's block keeps far more than its matrix products need: in mixed precision every linear layer has a copy of
+its input of its own, a norm keeps what it can compute again, and so does a gated MLP. For the length of a forward pass
+such layers get another forward. Which layers qualify is found out by asking them, not by knowing their model.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.attention import is_plain_pass
+
+__all__ = ["cast_once", "lean_layers"]
+
+Forward = Callable[[Tensor], Tensor]
+_known: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
+
+
+@contextmanager
+def lean_layers(inner: nn.Module) -> Iterator[None]:
+    """Let a model's layers compute here, where they can; its parameters are not touched, and outputs stay bit for bit.
+
+    Args:
+        inner: the model, without a wrapper.
+    """
+    changed: list[nn.Module] = []
+    try:
+        if is_plain_pass(inner):
+            for module in _lean(inner):
+                forward = _forward_of(module)
+                if forward is not None and "forward" not in vars(module):
+                    module.forward = forward  # type: ignore[method-assign]
+                    changed.append(module)
+        yield
+    finally:
+        for module in changed:
+            del module.forward
+
+
+def cast_once(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return x in another type: the same tensor each time, while x lives and is not changed in place."""
+    if x.dtype == dtype:
+        return x
+    version = None if x.is_inference() else x._version
+    known: tuple[Tensor, int | None, bool] | None = getattr(x, "known_cast", None)
+    if known is None or known[0].dtype != dtype or known[1:] != (version, torch.is_grad_enabled()):
+        known = (x.to(dtype), version, torch.is_grad_enabled())
+        x.known_cast = known  # type: ignore[attr-defined]
+    return known[0]
+
+
+def _lean(inner: nn.Module) -> list[nn.Module]:
+    """Return the modules with another forward; norms and MLPs are asked the first time whether it is the same."""
+    if inner not in _known:
+        linears = [module for module in inner.modules() if type(module) is nn.Linear]
+        others = [module for module in inner.modules() if _is_norm(module) or _is_gated(module)]
+        _known[inner] = [*linears, *(module for module in others if _is_same(module))]
+    return _known[inner]
+
+
+def _forward_of(module: nn.Module) -> Forward | None:
+    """Return what stands in for a module's forward as things are now; None where nothing does."""
+    if type(module) is nn.Linear:
+        dtype = _autocast_dtype(module.weight)
+        # What is cast already is cast no more.
+        return None if dtype is None else lambda x: F.linear(cast_once(x, dtype), module.weight, module.bias)
+    if _is_norm(module):
+        return lambda x: _Normalize.apply(x, module.weight, _epsilon(module))
+    if _is_gated(module):
+        return lambda x: _gated(module, x)
+    return None
+
+
+def _autocast_dtype(like: Tensor) -> torch.dtype | None:
+    kind = like.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Return whether a module looks like a root mean square norm: one weight, of the last dimension, and an epsilon."""
+    parameters = dict(module.named_parameters())
+    return (
+        type(module).__name__.endswith("RMSNorm")
+        and list(parameters) == ["weight"]
+        and type(module.weight) is nn.Parameter
+        and module.weight.dim() == 1
+        and isinstance(_epsilon(module), float)
+    )
+
+
+def _epsilon(module: nn.Module) -> Any:
+    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
+
+
+def _is_gated(module: nn.Module) -> bool:
+    """Return whether a module looks like down(act(gate(x)) * up(x)), its down a linear layer that nobody watches."""
+    children = dict(module.named_children())
+    down = children.get("down_proj")
+    return (
+        {"gate_proj", "up_proj"} <= children.keys()
+        and callable(getattr(module, "act_fn", None))
+        and type(down) is nn.Linear
+        and type(down.weight) is nn.Parameter
+        and down.weight.shape == (down.out_features, down.in_features)
+        and not any(hooks for name, hooks in vars(down).items() if name.endswith("_hooks"))
+    )
+
+
+def _is_same(module: nn.Module) -> bool:
+    """Return whether a module makes the same of some numbers as what would stand in for it."""
+    forward = _forward_of(module)
+    weight = module.weight if _is_norm(module) else getattr(module.gate_proj, "weight", None)
+    if forward is None or not isinstance(weight, Tensor) or 0 in weight.shape:
+        return False
+    x = torch.linspace(-3, 3, 2 * weight.shape[-1], device=weight.device, dtype=weight.dtype).sin().view(1, 2, -1)
+    with torch.no_grad():
+        return all(torch.equal(module(scale * x), forward(scale * x)) for scale in (1.0, 1e-3))
+
+
+class _Normalize(torch.autograd.Function):
+    """weight * x / root mean square(x), in float32 until it is multiplied by the weight; keeps x, and one number a row.
+
+    Source: the RMSNorm of Llama and of the models that follow it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        wide = x.float()
+        scale = wide.pow(2).mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (wide * scale).to(x.dtype) * weight
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, scale = ctx.saved_tensors
+        wide = gradient.float()
+        normalized = x.float() * scale
+        product = wide * normalized
+        to_x = to_weight = None
+        if ctx.needs_input_grad[1]:
+            to_weight = product.flatten(0, -2).sum(dim=0).to(weight.dtype)
+        if ctx.needs_input_grad[0]:
+            mean = (product @ weight.float()).div_(x.shape[-1]).unsqueeze(-1)
+            to_x = (wide * weight).sub_(normalized.mul_(mean)).mul_(scale).to(x.dtype)
+        return to_x, to_weight, None
+
+
+def _gated(module: Any, x: Tensor) -> Tensor:
+    gate, up, down = module.gate_proj(x), module.up_proj(x), module.down_proj
+    # Cast here, with a gradient: what a function casts for itself, autocast would remember as a constant.
+    dtype = _autocast_dtype(x) or down.weight.dtype
+    bias = None if down.bias is None else down.bias.to(dtype)
+    return _Gated.apply(gate, up, down.weight.to(dtype), bias, module.act_fn)
+
+
+class _Gated(torch.autograd.Function):
+    """The linear layer behind act(gate) * up; that product is computed again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, act: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        ctx.save_for_backward(gate, up, weight)
+        ctx.act, ctx.has_bias = act, bias is not None
+        return F.linear(act(gate) * up, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        gate, up, weight = ctx.saved_tensors
+        with torch.enable_grad():
+            gate = gate.detach().requires_grad_()
+            activated = ctx.act(gate)
+        active = activated.detach()
+        rows = gradient.flatten(0, -2)
+        to_weight = to_bias = None
+        if ctx.needs_input_grad[2]:
+            to_weight = rows.t() @ (active * up).flatten(0, -2)
+        if ctx.has_bias and ctx.needs_input_grad[3]:
+            to_bias = rows.sum(dim=0)
+        by_product = gradient @ weight
+        (to_gate,) = torch.autograd.grad(activated, gate, by_product * up)
+        return to_gate, by_product.mul_(active), to_weight, to_bias, None
