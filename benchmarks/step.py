@@ -100,7 +100,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer-env", type=Path, help="virtual environment for the peer, made where it is missing")
     parser.add_argument("--peer-python", help="interpreter that has trl")
     parser.add_argument("--no-peer", action="store_true", help="ours alone")
-    parser.add_argument("--peer-micro-batch", type=int, default=4, help="completions in one pass of the peer's update")
+    parser.add_argument("--peer-micro-batch", type=int, default=8, help="completions in one pass of the peer's update")
     parser.add_argument("--peer-weights", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--peer-own-memory", action="store_true", help="the peer's C library keeps its ways")
     parser.add_argument("--peer-free-reward", action="store_true", help="the peer asks no service: a reward for free")

@@ -164,17 +164,17 @@ def draw(logits_NV: Tensor, temperature: float) -> Tensor:
     """
     if temperature == 0:
         return logits_NV.float().argmax(dim=-1)
-    is_on_cpu = logits_NV.device.type == "cpu"
-    rows = max(1, MOST_CACHED // logits_NV.shape[1]) if is_on_cpu else len(logits_NV)
-    return torch.cat([_drawn(some, temperature) for some in logits_NV.split(rows)])
+    rows = MOST_CACHED // logits_NV.shape[1] if logits_NV.device.type == "cpu" else len(logits_NV)
+    return torch.cat([_drawn(some, temperature) for some in logits_NV.split(max(1, rows))])
 
 
 def _drawn(logits_NV: Tensor, temperature: float) -> Tensor:
     """Return one token per row; what is drawn from need not add up to 1, so no probability is computed."""
     weights = logits_NV.to(torch.float32, copy=True)
+    weights.sub_(weights.amax(dim=-1, keepdim=True))
     if temperature != 1:
         weights.div_(temperature)
-    weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
+    weights.exp_()
     num_tokens = weights.shape[-1]
     if num_tokens <= BLOCK:
         return torch.multinomial(weights, 1).squeeze(1)

@@ -186,6 +186,11 @@ def test_a_token_of_a_large_vocabulary_is_drawn_with_its_probability(num_tokens)
     assert all(wanted[token] > 0 for token in tokens)
 
 
+def test_a_temperature_of_almost_nothing_takes_the_likeliest_token():
+    logits = 1e4 * torch.randn(5, 3 * BLOCK)
+    assert torch.equal(draw(logits, 1e-30), draw(logits, 0))
+
+
 def test_the_same_seed_gives_the_same_completions(model):
     runs = []
     for _ in range(2):
