@@ -228,6 +228,7 @@ class Batcher:
         for name, load in self._loads.items():
             try:
                 self._scorers[name] = load()
+                self._waiting[name].num_kept = self._scorers[name].num_kept
             except ModelRefused as error:
                 self._problems[name] = [str(error)]
             else:

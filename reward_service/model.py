@@ -197,6 +197,11 @@ class RewardModel:
         return self_test(self, self._golden, self._dtype)
 
     @property
+    def num_kept(self) -> int | None:
+        """Tokens that every text begins with and that are kept; None where rows share no beginning at all."""
+        return None if self._prefix is None else self._prefix.num_kept
+
+    @property
     def pad_token(self) -> tuple[int, str]:
         """Id and text of the token that rows are padded with."""
         return self._pad_id, self._tokenizer.decode([self._pad_id])

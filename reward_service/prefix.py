@@ -5,7 +5,7 @@ a decoder no token sees what follows it, so keys and values of such a beginning 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,13 @@ SHORTEST = 16
 """Tokens of a beginning: attention to a shorter one costs more than it saves."""
 
 
+class _Beginning(NamedTuple):
+    ids: list[int]
+    layers: list[tuple[Tensor, Tensor]]
+
+
 class SharedPrefix:
-    """Keys and values of the beginning that was shared last. Used by one thread at a time.
+    """Keys and values of the beginnings of texts. Used by one thread at a time.
 
     Args:
         model: a decoder with a head that reads a row's last token.
@@ -29,24 +34,30 @@ class SharedPrefix:
     def __init__(self, model: Any, pad_id: int) -> None:
         self._model = model
         self._pad_id = pad_id
-        self._ids: list[int] = []
-        self._layers: list[tuple[Tensor, Tensor]] = []
+        # The one that every text begins with, if there is one, and the one that was shared last.
+        self._kept: list[_Beginning] = []
+        self._num_permanent = 0
 
     def of(self, rows: Sequence[list[int]]) -> list[int]:
         """Return the beginning that these rows share, nothing where computing it once is not worth it."""
         # The token that a row's number is read off stays in the row.
         longest = min(self._num_read(row) for row in rows) - 1
         common = _common(rows)[: max(longest, 0)]
-        kept = self._ids if common[: len(self._ids)] == self._ids else []
-        if kept and (len(rows) == 1 or len(common) - len(kept) < WORTH_TOKENS):
-            return kept
-        is_worth_it = len(common) >= SHORTEST and (len(rows) - 1) * len(common) >= WORTH_TOKENS
-        return common if is_worth_it else kept
+        fitting = [one.ids for one in self._kept if common[: len(one.ids)] == one.ids]
+        kept = max(fitting, key=len, default=[])
+        saved = len(rows) * (len(common) - len(kept)) - len(common)
+        return common if len(common) >= SHORTEST and saved >= WORTH_TOKENS else kept
+
+    @property
+    def num_kept(self) -> int:
+        """Tokens of the beginning that is kept whatever is shared besides."""
+        return len(self._kept[0].ids) if self._num_permanent else 0
 
     def keep(self, rows: Sequence[list[int]]) -> None:
-        """Have the beginning of these rows ready for the first batch."""
+        """Have the beginning of these rows ready from the first batch on, whatever is shared besides."""
         if len(common := _common(rows)) >= SHORTEST:
             self.cache(common, len(rows))
+            self._num_permanent = 1
 
     def cache(self, ids: list[int], num_rows: int) -> DynamicCache:
         """Return keys and values of a beginning, for so many rows.
@@ -54,14 +65,15 @@ class SharedPrefix:
         Raises:
             TypeError: the model keeps something else than the keys and values of every token.
         """
-        if ids != self._ids:
+        known = next((one for one in self._kept if one.ids == ids), None)
+        if known is None:
             given = torch.tensor([ids], device=self._model.device)
             past = self._model.base_model(input_ids=given, use_cache=True).past_key_values
             if not isinstance(past, DynamicCache) or any(type(layer) is not DynamicLayer for layer in past.layers):
                 raise TypeError("this model does not keep keys and values of every token")
-            self._layers = [(layer.keys, layer.values) for layer in past.layers]
-            self._ids = ids
-        return DynamicCache([(k.expand(num_rows, -1, -1, -1), v.expand(num_rows, -1, -1, -1)) for k, v in self._layers])
+            known = _Beginning(ids, [(layer.keys, layer.values) for layer in past.layers])
+            self._kept[self._num_permanent :] = [known]
+        return DynamicCache([(k.expand(num_rows, -1, -1, -1), v.expand(num_rows, -1, -1, -1)) for k, v in known.layers])
 
     def _num_read(self, row: Sequence[int]) -> int:
         end = len(row)

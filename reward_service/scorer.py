@@ -39,6 +39,10 @@ class Encoded:
 class Scorer(Protocol):
     """A loaded reward model."""
 
+    @property
+    def num_kept(self) -> int | None:
+        """Tokens that every text begins with and that are kept; None where rows share no beginning at all."""
+
     def encode(self, prompt: Prompt, completion: str) -> Encoded:
         """Return the item in the model's chat template; raises EncodingRefused. All three are called by one thread."""
 

@@ -17,6 +17,8 @@ from wire.reward import Score, ScoreItem
 class LengthScorer:
     """Scores a completion by its length; keeps the sizes of its batches."""
 
+    num_kept = None
+
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.gate = threading.Event()

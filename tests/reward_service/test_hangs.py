@@ -29,6 +29,8 @@ class Unsized(list):
 class FakeScorer:
     """Scores a completion by the number in it; what it does to odd ones stands in its methods."""
 
+    num_kept = None
+
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
