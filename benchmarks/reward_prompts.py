@@ -14,7 +14,7 @@ from statistics import median
 
 from benchmarks.step import embedded
 from trainer.services import reward_service
-from wire import RewardClient, ScoreItem
+from wire import RewardClient, ScoreItem, ScoreResponse
 
 WORDS = [
     "the",
@@ -59,6 +59,14 @@ def items(num_prompts: int, k: int, prompt_words: int, completion_words: int) ->
     return [ScoreItem(id=str(i), prompt=prompt, completion=text) for i, (prompt, text) in enumerate(texts)]
 
 
+def scores_of(answer: ScoreResponse) -> list[float]:
+    """Return the scores; one that is missing ends the run, for it is no score of 0."""
+    missing = next((one.error for one in answer.results if one.score is None), None)
+    if missing is not None:
+        raise SystemExit(f"an item has no score, so there is nothing to compare: {missing.type}, {missing.detail}")
+    return [one.score for one in answer.results if one.score is not None]
+
+
 def main() -> None:
     """Start both services, let them take turns, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,6 +74,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=6, help="in one request")
     parser.add_argument("--k", type=int, default=8, help="completions of each")
     given = parser.parse_args()
+    if min(given.rounds, given.prompts, given.k) < 1:
+        parser.error("--rounds, --prompts and --k are at least 1")
     model = embedded()["reward_model"]
     print("| words of a prompt | each alone | beginnings shared | ratio | largest move of a score |")
     print("|---|---|---|---|---|")
@@ -85,7 +95,7 @@ def main() -> None:
                     started = time.perf_counter()
                     answer = client.score(asked, deadline_s=600.0)
                     taken.append(time.perf_counter() - started)
-                    scores[client] = [one.score or 0.0 for one in answer.results]
+                    scores[client] = scores_of(answer)
             a, b = (median(taken[1:]) for taken in seconds.values())
             move = max(abs(x - y) for x, y in zip(*scores.values(), strict=True))
             print(f"| {prompt_words} | {a:.2f} s | {b:.2f} s | {a / b:.2f}x | {move:.3f} |", flush=True)

@@ -5,7 +5,7 @@ its input of its own, a norm keeps what it can compute again, and so does a gate
 such layers get another forward. Which layers qualify is found out by asking them, not by knowing their model.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trainer.attention import is_plain_pass
 
-__all__ = ["cast_once", "lean_layers"]
+__all__ = ["cast_once", "lean_layers", "other_forwards"]
 
 Forward = Callable[[Tensor], Tensor]
 _known: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
@@ -29,14 +29,20 @@ def lean_layers(inner: nn.Module) -> Iterator[None]:
     Args:
         inner: the model, without a wrapper.
     """
+    with other_forwards(_lean(inner) if is_plain_pass(inner) else [], _forward_of):
+        yield
+
+
+@contextmanager
+def other_forwards(modules: Iterable[nn.Module], forward_of: Callable[[Any], Forward | None]) -> Iterator[None]:
+    """Let another forward stand in for a module's own, where `forward_of` has one and nobody else did so before."""
     changed: list[nn.Module] = []
     try:
-        if is_plain_pass(inner):
-            for module in _lean(inner):
-                forward = _forward_of(module)
-                if forward is not None and "forward" not in vars(module):
-                    module.forward = forward  # type: ignore[method-assign]
-                    changed.append(module)
+        for module in modules:
+            forward = None if "forward" in vars(module) else forward_of(module)
+            if forward is not None:
+                module.forward = forward  # type: ignore[method-assign]
+                changed.append(module)
         yield
     finally:
         for module in changed:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.lean_layers import cast_once
+from trainer.lean_layers import cast_once, other_forwards
 
 __all__ = ["packed_linears", "product_with"]
 
@@ -23,18 +23,9 @@ def packed_linears(model: nn.Module, rows: int) -> Iterator[None]:
         model: its layers of exactly the class `torch.nn.Linear` change; an adapter's are among them.
         rows: of the products to come, about.
     """
-    changed: list[nn.Module] = []
-    try:
-        for module in model.modules():
-            if type(module) is nn.Linear and "forward" not in vars(module):
-                forward = _packed(module, rows)
-                if forward is not None:
-                    module.forward = forward  # type: ignore[method-assign]
-                    changed.append(module)
+    linears = [module for module in model.modules() if type(module) is nn.Linear]
+    with other_forwards(linears, lambda module: _packed(module, rows)):
         yield
-    finally:
-        for module in changed:
-            del module.forward
 
 
 def product_with(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
@@ -45,7 +36,7 @@ def product_with(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Te
         bias: likewise.
         rows: of the products to come, about.
     """
-    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _has_reordering():
+    if _is_laid_out(weight.device.type, weight.dtype):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
         multiply = torch.ops.mkldnn._linear_pointwise
         return lambda x: multiply(x, packed, bias, "none", [], "")
@@ -57,16 +48,17 @@ def _packed(module: nn.Linear, rows: int) -> Callable[[Tensor], Tensor] | None:
     device = module.weight.device.type
     is_cast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if is_cast else module.weight.dtype
-    is_reordered = device == "cpu" and dtype == torch.bfloat16 and _has_reordering()
-    if not is_reordered and (not is_cast or dtype == module.weight.dtype):
+    if not _is_laid_out(device, dtype) and (not is_cast or dtype == module.weight.dtype):
         return None
     bias = None if module.bias is None else module.bias.detach().to(dtype)
     multiply = product_with(module.weight.detach().to(dtype), bias, rows)
     return lambda x: multiply(cast_once(x, dtype))
 
 
-def _has_reordering() -> bool:
+def _is_laid_out(device: str, dtype: torch.dtype) -> bool:
     """Return whether torch has, for this processor, the operators that its compiler uses for constant weights."""
+    if device != "cpu" or dtype != torch.bfloat16:
+        return False
     operators = torch.ops.mkldnn
     named = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
     has_all = torch.backends.mkldnn.is_available() and all(hasattr(operators, name) for name in named)
