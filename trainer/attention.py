@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -97,20 +98,23 @@ def _of_one_token(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     room = keys.shape[2]
     found = scores(query.reshape(batch * key.shape[1], -1, width), keys.reshape(-1, room, width), scaling)
     by_head = found.view(batch, heads, 1, room)
-    by_head[..., length:] = float("-inf")
-    if mask is not None:
-        by_head[..., :length].add_(_added(mask))
+    if mask is not None and mask.dtype == torch.bool:
+        by_head.add_(_added(mask, room))
+    else:
+        by_head[..., length:] = float("-inf")
+        if mask is not None:
+            by_head[..., :length].add_(mask)
     weights = torch.softmax(found, dim=-1).to(query.dtype)
     return torch.bmm(weights, values.reshape(-1, room, value.shape[-1])).view(batch, 1, heads, -1)
 
 
-def _added(mask: Tensor) -> Tensor:
-    """Return a mask as what is added to scores; made once, though every layer asks."""
-    if mask.dtype != torch.bool:
-        return mask
-    if not hasattr(mask, "added"):
-        mask.added = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, float("-inf"))  # type: ignore[attr-defined]
-    added: Tensor = mask.added  # type: ignore[attr-defined]
+def _added(mask: Tensor, room: int) -> Tensor:
+    """Return a mask as what is added to scores, those of the room behind the tokens too; made once for all layers."""
+    added: Tensor | None = getattr(mask, "added", None)
+    if added is None or added.shape[-1] != room:
+        hidden = functional.pad(~mask, (0, room - mask.shape[-1]), value=True)
+        added = torch.zeros_like(hidden, dtype=torch.float32).masked_fill_(hidden, float("-inf"))
+        mask.added = added  # type: ignore[attr-defined]
     return added
 
 

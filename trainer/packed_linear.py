@@ -1,7 +1,8 @@
 """Linear layers with their weights laid out for many small products, for as long as generation lasts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from torch.nn import functional
 from trainer.lean_layers import cast_once, other_forwards
 
 __all__ = ["packed_linears", "product_with"]
+
+READ_ALIKE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Children of one module that get the same input, where a model names them so: one product makes all their outputs."""
 
 
 @contextmanager
@@ -23,8 +27,12 @@ def packed_linears(model: nn.Module, rows: int) -> Iterator[None]:
         model: its layers of exactly the class `torch.nn.Linear` change; an adapter's are among them.
         rows: of the products to come, about.
     """
+    forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+    for group in _groups(model):
+        together = _Together.of(group, rows)
+        forwards |= {} if together is None else together.forwards(group)
     linears = [module for module in model.modules() if type(module) is nn.Linear]
-    with other_forwards(linears, lambda module: _packed(module, rows)):
+    with other_forwards(linears, lambda module: forwards.get(module) or _packed(module, rows)):
         yield
 
 
@@ -46,13 +54,68 @@ def product_with(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Te
 def _packed(module: nn.Linear, rows: int) -> Callable[[Tensor], Tensor] | None:
     """Return the layer's forward on a copy of its weight, None where a copy gains nothing."""
     device = module.weight.device.type
-    is_cast = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if is_cast else module.weight.dtype
-    if not _is_laid_out(device, dtype) and (not is_cast or dtype == module.weight.dtype):
+    dtype = _compute_dtype(module)
+    if not _is_laid_out(device, dtype) and dtype == module.weight.dtype:
         return None
     bias = None if module.bias is None else module.bias.detach().to(dtype)
     multiply = product_with(module.weight.detach().to(dtype), bias, rows)
     return lambda x: multiply(cast_once(x, dtype))
+
+
+def _compute_dtype(module: nn.Linear) -> torch.dtype:
+    device = module.weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else module.weight.dtype
+
+
+def _groups(model: nn.Module) -> Iterator[list[nn.Linear]]:
+    """Yield the layers that read the same input, below an adapter too."""
+    for module in model.modules():
+        for names in READ_ALIKE:
+            named = [getattr(module, name, None) for name in names]
+            layers = [getattr(child, "base_layer", child) for child in named]
+            if all(type(layer) is nn.Linear and "forward" not in vars(layer) for layer in layers):
+                yield layers
+
+
+class _Together:
+    """Several layers as one: the first that gets an input computes the outputs of all of them.
+
+    Args:
+        weight: theirs, one below the other.
+        bias: likewise.
+        sizes: number of outputs of each.
+        rows: of the products to come, about.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, sizes: list[int], rows: int) -> None:
+        self._multiply = product_with(weight, bias, rows)
+        self._dtype, self._sizes = weight.dtype, sizes
+
+    @classmethod
+    def of(cls, layers: Sequence[nn.Linear], rows: int) -> "_Together | None":
+        """Return the layers as one, None where they do not fit together, or where it gains nothing."""
+        first = layers[0]
+        dtype = _compute_dtype(first)
+        kinds = {
+            (layer.in_features, layer.bias is None, layer.weight.device, _compute_dtype(layer)) for layer in layers
+        }
+        if len(kinds) > 1 or not _is_laid_out(first.weight.device.type, dtype):
+            return None
+        weight = torch.cat([layer.weight.detach().to(dtype) for layer in layers])
+        bias = None if first.bias is None else torch.cat([layer.bias.detach().to(dtype) for layer in layers])
+        return cls(weight, bias, [layer.out_features for layer in layers], rows)
+
+    def forwards(self, layers: Sequence[nn.Linear]) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
+        """Return each layer's forward."""
+        return {layer: partial(self._output, index) for index, layer in enumerate(layers)}
+
+    def _output(self, index: int, x: Tensor) -> Tensor:
+        version = None if x.is_inference() else x._version
+        known: tuple[_Together, int | None, tuple[Tensor, ...]] | None = getattr(x, "known_outputs", None)
+        if known is None or known[0] is not self or known[1] != version:
+            known = (self, version, self._multiply(cast_once(x, self._dtype)).split(self._sizes, dim=-1))
+            x.known_outputs = known  # type: ignore[attr-defined]
+        return known[2][index]
 
 
 def _is_laid_out(device: str, dtype: torch.dtype) -> bool:

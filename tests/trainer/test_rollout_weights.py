@@ -125,6 +125,46 @@ def test_a_packed_layer_computes_what_autocast_computes(bias, dtype):
     assert "forward" not in vars(layer)
 
 
+@pytest.mark.parametrize("is_adapted", [False, True], ids=["", "below an adapter"])
+@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+def test_layers_that_read_the_same_input_compute_what_they_compute_apart(build_policy, is_adapted, bias):
+    model = build_policy(attention_bias=bias, mlp_bias=bias)
+    attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
+    if is_adapted:
+        targets = ["q_proj", "v_proj", "up_proj"]
+        model = peft.get_peft_model(model, peft.LoraConfig(target_modules=targets, init_lora_weights=False))
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj]
+    x, other = torch.randn(3, 2, 16), torch.randn(3, 2, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), merged_adapter(model):
+        wanted = [[layer(one) for layer in layers] for one in (x, other, x + 1)]
+        with packed_linears(model, 6):
+            found = [[layer(one) for layer in layers] for one in (x, other)]
+            turned = [layer(one) for layer in layers for one in (x, other)]  # as if another came between
+            x.add_(1)
+            found.append([layer(x) for layer in layers])
+    for row, wanted_row in zip([*found, turned[::2], turned[1::2]], [*wanted, wanted[0], wanted[1]], strict=True):
+        for one, other_one in zip(row, wanted_row, strict=True):
+            assert one.shape == other_one.shape
+            assert torch.allclose(one.float(), other_one.float(), rtol=2**-7, atol=1e-3)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_layers_of_unlike_inputs_or_biases_are_not_joined():
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_proj, self.up_proj = torch.nn.Linear(4, 3, bias=False), torch.nn.Linear(4, 3)
+
+    odd = Odd()
+    x = torch.randn(2, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wanted = odd.gate_proj(x), odd.up_proj(x)
+        with packed_linears(odd, 2):
+            found = odd.gate_proj(x), odd.up_proj(x)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one.float(), other.float(), rtol=2**-7, atol=1e-3)
+
+
 def test_a_layer_in_float32_is_left_as_it_is(policy):
     with packed_linears(policy, 8):
         assert all("forward" not in vars(module) for module in policy.modules())
