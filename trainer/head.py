@@ -23,8 +23,14 @@ MOST_LOGITS = 2**25
 MOST_KEPT_LOGITS = 2**28
 """Logits whose gradient is kept from the forward pass to the backward pass: 512 MiB in bfloat16."""
 
-MOST_CACHED_LOGITS = 2**22
-"""Logits that exist at once in float32 on a CPU: 16 MiB, which its cache holds, and which is never fresh memory."""
+MOST_CACHED_LOGITS = 2**20
+"""Logits that exist at once in float32 on a CPU: 4 MiB, which its cache holds, and which is never fresh memory."""
+
+MOST_MULTIPLIED_LOGITS = 2**23
+"""Logits that one product makes on a CPU; they go into float32 a few at a time."""
+
+WORTH_ROWS = 2048
+"""Rows of a product that are worth laying out the head's weight another way."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +126,16 @@ class _Gradients:
     hidden: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
+    wants_weight: bool
 
     @classmethod
     def zeros(cls, needed: tuple[bool, ...], hidden: Tensor, weight: Tensor, bias: Tensor | None) -> "_Gradients":
         return cls(
             torch.empty_like(hidden) if needed[0] else None,
-            torch.zeros_like(weight, dtype=torch.float32) if needed[1] else None,
+            # The first chunk's is as good as a sum that begins at zero, and there is nothing to fill.
+            torch.zeros_like(weight, dtype=torch.float32) if needed[1] and not len(hidden) else None,
             torch.zeros_like(bias, dtype=torch.float32) if needed[2] and bias is not None else None,
+            needed[1],
         )
 
     def add(self, part: slice, gradient: Tensor, hidden: Tensor, weight: Tensor, factor: Tensor | None = None) -> None:
@@ -135,14 +144,22 @@ class _Gradients:
         With a factor for each token, the gradient is yet to be multiplied by it; the narrower hidden states are so.
         """
         if self.hidden is not None:
-            by_hidden = gradient @ weight
+            is_large = len(gradient) >= WORTH_ROWS
+            by_hidden = product_with(weight.t(), None, len(gradient))(gradient) if is_large else gradient @ weight
             self.hidden[part] = by_hidden if factor is None else by_hidden * factor[:, None]
-        if self.weight is not None:
-            found = gradient.t() @ (hidden if factor is None else (hidden * factor[:, None]).to(hidden.dtype))
-            for rows in _chunks(*self.weight.shape, MOST_CACHED_LOGITS):
-                self.weight[rows] += found[rows].float()  # in one piece, mixed types are added five times as slowly
+        if self.wants_weight:
+            self._add_to_weight(
+                gradient.t() @ (hidden if factor is None else (hidden * factor[:, None]).to(hidden.dtype))
+            )
         if self.bias is not None:
             self.bias += gradient.sum(dim=0, dtype=torch.float32) if factor is None else factor @ gradient.float()
+
+    def _add_to_weight(self, found: Tensor) -> None:
+        if self.weight is None:
+            self.weight = found.float()
+            return
+        for rows in _chunks(*self.weight.shape, MOST_CACHED_LOGITS):
+            self.weight[rows] += found[rows].float()  # in one piece, mixed types are added five times as slowly
 
     def scaled(self, factor: Tensor | float, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the three times a scalar, those of weight and bias in the weight's dtype."""
@@ -181,9 +198,8 @@ def _walk(
 
 def _multiply(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """Return the head as a function, for a chunk at a time."""
-    return product_with(
-        weight, None if bias is None else bias.to(weight.dtype), max(1, MOST_CACHED_LOGITS // len(weight))
-    )
+    rows = max(1, MOST_MULTIPLIED_LOGITS // len(weight))
+    return product_with(weight, None if bias is None else bias.to(weight.dtype), rows)
 
 
 def _logprobs_and_gradient(
@@ -192,15 +208,19 @@ def _logprobs_and_gradient(
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Return log-probabilities, and of their sum with these factors the gradient of the head's output, if wanted."""
     is_on_cpu = hidden_MH.device.type == "cpu"
+    multiplied, cached = (MOST_MULTIPLIED_LOGITS, MOST_CACHED_LOGITS) if is_on_cpu else (MOST_LOGITS, MOST_LOGITS)
     logprobs_M = torch.empty(len(target_M), dtype=torch.float32, device=target_M.device)
     gradient_MV = None if factor_M is None else hidden_MH.new_empty(len(target_M), vocabulary)
-    for part in _chunks(len(target_M), vocabulary, MOST_CACHED_LOGITS if is_on_cpu else MOST_LOGITS):
-        logits = rule.apply(multiply(hidden_MH[part]))
-        float_logits = logits.to(torch.float32, copy=rule.cap is not None)  # a cap's derivative reads the logits again
-        logprobs_M[part], exponentials, sums = _log_probabilities(float_logits, target_M[part])
-        if gradient_MV is not None and factor_M is not None:
-            gradient = _logit_gradient(exponentials, sums, target_M[part], factor_M[part])
-            gradient_MV[part] = rule.derivative_(gradient, logits)
+    for some in _chunks(len(target_M), vocabulary, multiplied):
+        logits_SV = rule.apply(multiply(hidden_MH[some]))
+        for within in _chunks(len(logits_SV), vocabulary, cached):
+            part = slice(some.start + within.start, some.start + within.stop)
+            logits = logits_SV[within]
+            float_logits = logits.to(torch.float32, copy=rule.cap is not None)  # a cap's derivative reads them again
+            logprobs_M[part], exponentials, sums = _log_probabilities(float_logits, target_M[part])
+            if gradient_MV is not None and factor_M is not None:
+                gradient = _logit_gradient(exponentials, sums, target_M[part], factor_M[part])
+                gradient_MV[part] = rule.derivative_(gradient, logits)
     return logprobs_M, gradient_MV
 
 

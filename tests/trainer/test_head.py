@@ -22,12 +22,14 @@ def gradients(value, hidden, head):
 
 
 @pytest.fixture(
-    params=[(1, 1), (3 * 29, 29), (7 * 29, 3 * 29), (3 * 29, 2**20), (2**20, 2**20)],
-    ids=["a token a chunk", "three in ones", "seven in threes", "three tokens", "one chunk"],
+    params=[(1, 1, 1), (3, 2, 1), (7, 5, 3), (3, 99, 99), (99, 4, 2), (99, 99, 99)],
+    ids=["a token a chunk", "three in twos", "seven in fives", "three tokens", "fours in twos", "one chunk"],
 )
 def chunks(request, monkeypatch):
-    for name, most in zip(("MOST_LOGITS", "MOST_CACHED_LOGITS"), request.param, strict=True):
-        monkeypatch.setattr(head_module, name, most)
+    names = "MOST_LOGITS", "MOST_MULTIPLIED_LOGITS", "MOST_CACHED_LOGITS"
+    for name, tokens in zip(names, request.param, strict=True):
+        monkeypatch.setattr(head_module, name, tokens * 29)
+    monkeypatch.setattr(head_module, "WORTH_ROWS", 6)  # of the ten: some products are large
 
 
 @pytest.mark.usefixtures("chunks")
