@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +25,23 @@ def packed_linears(model: nn.Module, rows: int) -> Iterator[None]:
     that the layer would compute in here: that of autocast where it is on, else its own.
 
     Args:
-        model: its layers of exactly the class `torch.nn.Linear` change; an adapter's are among them.
+        model: its layers of exactly the class `torch.nn.Linear` change; an adapter's are among them, and one that is
+            merged into its layer is passed over.
         rows: of the products to come, about.
     """
     forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     for group in _groups(model):
         together = _Together.of(group, rows)
         forwards |= {} if together is None else together.forwards(group)
-    linears = [module for module in model.modules() if type(module) is nn.Linear]
-    with other_forwards(linears, lambda module: forwards.get(module) or _packed(module, rows)):
+    merged: list[Any] = [module for module in model.modules() if _is_merged(module)]
+    idle = {below for module in merged for below in module.modules() if below is not module.base_layer}
+    for module in model.modules():
+        is_plain = type(module) is nn.Linear and "forward" not in vars(module)
+        if is_plain and module not in idle and module not in forwards:
+            own = _packed(module, rows)
+            forwards |= {} if own is None else {module: own}
+    forwards |= {module: forwards[module.base_layer] for module in merged if module.base_layer in forwards}
+    with other_forwards(forwards, forwards.get):
         yield
 
 
@@ -60,6 +69,11 @@ def _packed(module: nn.Linear, rows: int) -> Callable[[Tensor], Tensor] | None:
     bias = None if module.bias is None else module.bias.detach().to(dtype)
     multiply = product_with(module.weight.detach().to(dtype), bias, rows)
     return lambda x: multiply(cast_once(x, dtype))
+
+
+def _is_merged(module: Any) -> bool:
+    """Return whether a module is an adapter around a layer that has become part of it: it only hands its input on."""
+    return bool(getattr(module, "merged", False) and hasattr(module, "base_layer") and not module.disable_adapters)
 
 
 def _compute_dtype(module: nn.Linear) -> torch.dtype:

@@ -1,6 +1,7 @@
 """Rollouts leave every weight bit for bit as it was, and compute with copies: an adapter merged, types cast once."""
 
 import copy
+from contextlib import nullcontext
 
 import peft
 import pytest
@@ -125,19 +126,21 @@ def test_a_packed_layer_computes_what_autocast_computes(bias, dtype):
     assert "forward" not in vars(layer)
 
 
-@pytest.mark.parametrize("is_adapted", [False, True], ids=["", "below an adapter"])
+@pytest.mark.parametrize("adapter", ["none", "merged", "beside"])
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
-def test_layers_that_read_the_same_input_compute_what_they_compute_apart(build_policy, is_adapted, bias):
+def test_layers_that_read_the_same_input_compute_what_they_compute_apart(build_policy, adapter, bias):
     model = build_policy(attention_bias=bias, mlp_bias=bias)
     attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
-    if is_adapted:
+    if adapter != "none":
         targets = ["q_proj", "v_proj", "up_proj"]
         model = peft.get_peft_model(model, peft.LoraConfig(target_modules=targets, init_lora_weights=False))
     layers = [attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj]
     x, other = torch.randn(3, 2, 16), torch.randn(3, 2, 16)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), merged_adapter(model):
+    merged = merged_adapter(model) if adapter == "merged" else nullcontext()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), merged:
         wanted = [[layer(one) for layer in layers] for one in (x, other, x + 1)]
         with packed_linears(model, 6):
+            assert ("forward" in vars(attention.q_proj)) == (adapter != "beside")
             found = [[layer(one) for layer in layers] for one in (x, other)]
             turned = [layer(one) for layer in layers for one in (x, other)]  # as if another came between
             x.add_(1)
