@@ -23,7 +23,6 @@ from benchmarks.lockstep import PROMPTS
 from benchmarks.step import embedded
 from trainer.abilities import abilities
 from trainer.captured import forward_packed
-from trainer.environment import settle_in
 from trainer.head import token_logprobs
 from trainer.logprobs import is_arranged, shared_rows
 from trainer.packing import pack
@@ -38,8 +37,11 @@ class Sampled:
     prompts: list[list[int]]
     completions: list[list[int]]
 
-    def plain(self, rows: Sequence[int], padding: int = 0) -> Tensor:
-        """Return each token's log-probability by the model's own forward pass over sequences, padded on the left."""
+    def plain(self, rows: Sequence[int], padding: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return each token's log-probability by the model's own forward pass over sequences, padded on the left.
+
+        The log-softmax is computed in `dtype`.
+        """
         texts = [self.prompts[n] + self.completions[n] for n in rows]
         width = max(map(len, texts)) + padding
         ids = torch.tensor([[0] * (width - len(text)) + text for text in texts])
@@ -50,20 +52,19 @@ class Sampled:
         found = []
         for n, row in zip(rows, logits, strict=True):
             target = torch.tensor(self.completions[n])
-            logits_TV = row[width - len(target) - 1 : width - 1]
-            logprobs = torch.log_softmax(logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32)), dim=-1)
+            logprobs = torch.log_softmax(row[width - len(target) - 1 : width - 1].to(dtype), dim=-1)
             found.append(logprobs.gather(1, target[:, None]).squeeze(1))
         return torch.cat(found)
 
-    def alone(self, padding: int = 0) -> Tensor:
+    def alone(self, padding: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the same, one pass for each sequence."""
-        rows = range(len(self.prompts))
-        return torch.cat([self.plain([n], padding) for n in tqdm(rows, "one by one", leave=False, file=sys.stderr)])
+        rows = tqdm(range(len(self.prompts)), "one by one", leave=False, file=sys.stderr)
+        return torch.cat([self.plain([n], padding, dtype) for n in rows])
 
     def exact(self) -> Tensor:
         """Return each token's log-probability in float64."""
         wide = replace(self, model=copy.deepcopy(self.model).double())
-        return wide.alone()
+        return wide.alone(dtype=torch.float64)
 
     @contextmanager
     def eager(self) -> Iterator[None]:
@@ -91,6 +92,7 @@ class Sampled:
     def ways(self, plain: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield ways to compute the same, each with what it finds."""
         yield "plain pass, each sequence alone", plain
+        yield "plain pass, its log-softmax in float64", self.alone(dtype=torch.float64)
         yield "plain pass, 8 places of padding before each", self.alone(padding=8)
         yield "plain pass, all sequences together", self.plain(range(len(self.prompts)))
         with self.eager():
@@ -121,7 +123,6 @@ def main() -> None:
     given = parser.parse_args()
     if min(given.k, given.length) < 1:
         parser.error("--k and --length count from 1")
-    settle_in()
     drawn = sampled(given.k, given.length)
     with torch.inference_mode():
         exact = drawn.exact()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.lean_layers import autocast_dtype
 from trainer.packed_linear import product_with
 
 __all__ = ["LogitRule", "token_logprobs", "weighted_logprobs"]
@@ -90,8 +91,7 @@ def weighted_logprobs(
 
 def _compute_dtype(hidden: Tensor, head: nn.Linear) -> torch.dtype:
     """Return the dtype that the head would compute in, were it called here."""
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
+    return autocast_dtype(hidden) or head.weight.dtype
 
 
 def _no_autocast(tensor: Tensor) -> AbstractContextManager[Any]:

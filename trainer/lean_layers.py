@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trainer.attention import is_plain_pass
 
-__all__ = ["cast_once", "lean_layers", "other_forwards"]
+__all__ = ["autocast_dtype", "cast_once", "lean_layers", "other_forwards"]
 
 Forward = Callable[[Tensor], Tensor]
 _known: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
@@ -73,7 +73,7 @@ def _lean(inner: nn.Module) -> list[nn.Module]:
 def _forward_of(module: nn.Module) -> Forward | None:
     """Return what stands in for a module's forward as things are now; None where nothing does."""
     if type(module) is nn.Linear:
-        dtype = _autocast_dtype(module.weight)
+        dtype = autocast_dtype(module.weight)
         # What is cast already is cast no more.
         return None if dtype is None else lambda x: F.linear(cast_once(x, dtype), module.weight, module.bias)
     if _is_norm(module):
@@ -83,7 +83,8 @@ def _forward_of(module: nn.Module) -> Forward | None:
     return None
 
 
-def _autocast_dtype(like: Tensor) -> torch.dtype | None:
+def autocast_dtype(like: Tensor) -> torch.dtype | None:
+    """Return the type of mixed precision here, on a tensor's device; None where it is off."""
     kind = like.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
@@ -160,7 +161,7 @@ class _Normalize(torch.autograd.Function):
 def _gated(module: Any, x: Tensor) -> Tensor:
     gate, up, down = module.gate_proj(x), module.up_proj(x), module.down_proj
     # Cast here, with a gradient: what a function casts for itself, autocast would remember as a constant.
-    dtype = _autocast_dtype(x) or down.weight.dtype
+    dtype = autocast_dtype(x) or down.weight.dtype
     bias = None if down.bias is None else down.bias.to(dtype)
     return _Gated.apply(gate, up, down.weight.to(dtype), bias, module.act_fn)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.lean_layers import cast_once, other_forwards
+from trainer.lean_layers import autocast_dtype, cast_once, other_forwards
 
 __all__ = ["packed_linears", "product_with"]
 
@@ -62,9 +62,8 @@ def product_with(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Te
 
 def _packed(module: nn.Linear, rows: int) -> Callable[[Tensor], Tensor] | None:
     """Return the layer's forward on a copy of its weight, None where a copy gains nothing."""
-    device = module.weight.device.type
     dtype = _compute_dtype(module)
-    if not _is_laid_out(device, dtype) and dtype == module.weight.dtype:
+    if not _is_laid_out(module.weight.device.type, dtype) and dtype == module.weight.dtype:
         return None
     bias = None if module.bias is None else module.bias.detach().to(dtype)
     multiply = product_with(module.weight.detach().to(dtype), bias, rows)
@@ -77,8 +76,7 @@ def _is_merged(module: Any) -> bool:
 
 
 def _compute_dtype(module: nn.Linear) -> torch.dtype:
-    device = module.weight.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else module.weight.dtype
+    return autocast_dtype(module.weight) or module.weight.dtype
 
 
 def _groups(model: nn.Module) -> Iterator[list[nn.Linear]]:
