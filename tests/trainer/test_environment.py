@@ -18,20 +18,23 @@ import ctypes, os, resource
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 pieces = [libc.malloc(64 << 20) for _ in range(4)]
 for piece in pieces:
     ctypes.memset(piece, 1, 64 << 20)
 full = resident()
 for piece in reversed(pieces):
     libc.free(piece)
-print(full - resident(), os.environ.get("GOMP_SPINCOUNT"))
+print(int((full - resident()) / 2**20), os.environ.get("GOMP_SPINCOUNT"))
 """
 SETTLE = "from trainer.environment import settle_in; settle_in()"
 
 
 def given_back(settle="", **environment):
-    """Return the MiB that a process gives back of 256 freed, and its GOMP_SPINCOUNT."""
+    """Return the whole MiB that a process gives back of 256 freed, and its GOMP_SPINCOUNT.
+
+    Rounded once, not each of two counts: a page more between them is no MiB.
+    """
     plain = {name: value for name, value in os.environ.items() if name not in (*THREADS, *MEMORY, "GLIBC_TUNABLES")}
     code = PROGRAM.format(settle=settle)
     done = subprocess.run(
