@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.adapted_linear import Affine, affine_of, apply_affine, is_lora
 from trainer.attention import is_plain_pass
 
 __all__ = ["autocast_dtype", "cast_once", "lean_layers", "other_forwards"]
@@ -64,7 +65,7 @@ def cast_once(x: Tensor, dtype: torch.dtype) -> Tensor:
 def _lean(inner: nn.Module) -> list[nn.Module]:
     """Return the modules with another forward; norms and MLPs are asked the first time whether it is the same."""
     if inner not in _known:
-        linears = [module for module in inner.modules() if type(module) is nn.Linear]
+        linears = [module for module in inner.modules() if type(module) is nn.Linear or is_lora(module)]
         others = [module for module in inner.modules() if _is_norm(module) or _is_gated(module)]
         _known[inner] = [*linears, *(module for module in others if _is_same(module))]
     return _known[inner]
@@ -76,10 +77,12 @@ def _forward_of(module: nn.Module) -> Forward | None:
         dtype = autocast_dtype(module.weight)
         # What is cast already is cast no more.
         return None if dtype is None else lambda x: F.linear(cast_once(x, dtype), module.weight, module.bias)
+    if is_lora(module):
+        return _adapted(module)
     if _is_norm(module):
         return lambda x: _Normalize.apply(x, module.weight, _epsilon(module))
     if _is_gated(module):
-        return lambda x: _gated(module, x)
+        return _gated(module)
     return None
 
 
@@ -106,17 +109,15 @@ def _epsilon(module: nn.Module) -> Any:
 
 
 def _is_gated(module: nn.Module) -> bool:
-    """Return whether a module looks like down(act(gate(x)) * up(x)), its down a linear layer that nobody watches."""
-    children = dict(module.named_children())
-    down = children.get("down_proj")
-    return (
-        {"gate_proj", "up_proj"} <= children.keys()
-        and callable(getattr(module, "act_fn", None))
-        and type(down) is nn.Linear
-        and type(down.weight) is nn.Parameter
-        and down.weight.shape == (down.out_features, down.in_features)
-        and not any(hooks for name, hooks in vars(down).items() if name.endswith("_hooks"))
-    )
+    """Return whether a module looks like down(act(gate(x)) * up(x))."""
+    names = {name for name, _ in module.named_children()}
+    return {"gate_proj", "up_proj", "down_proj"} <= names and callable(getattr(module, "act_fn", None))
+
+
+def _compute_dtype(affine: Affine) -> torch.dtype | None:
+    """Return the one type that a layer computes in; None where it has several."""
+    types = {tensor.dtype for tensor in affine.tensors if tensor is not None}
+    return autocast_dtype(affine.weight) or (types.pop() if len(types) == 1 else None)
 
 
 def _is_same(module: nn.Module) -> bool:
@@ -158,38 +159,55 @@ class _Normalize(torch.autograd.Function):
         return to_x, to_weight, None
 
 
-def _gated(module: Any, x: Tensor) -> Tensor:
-    gate, up, down = module.gate_proj(x), module.up_proj(x), module.down_proj
-    # Cast here, with a gradient: what a function casts for itself, autocast would remember as a constant.
-    dtype = autocast_dtype(x) or down.weight.dtype
-    bias = None if down.bias is None else down.bias.to(dtype)
-    return _Gated.apply(gate, up, down.weight.to(dtype), bias, module.act_fn)
+def _adapted(module: nn.Module) -> Forward | None:
+    affine = affine_of(module)
+    dtype = None if affine is None or affine.lora_A is None else _compute_dtype(affine)
+    if affine is None or dtype is None:
+        return None
+    return lambda x: apply_affine(cast_once(x, dtype), affine.to(dtype))
+
+
+def _gated(module: Any) -> Forward | None:
+    affine = affine_of(module.down_proj)
+    dtype = None if affine is None else _compute_dtype(affine)
+    if affine is None or dtype is None:
+        return None
+
+    def forward(x: Tensor) -> Tensor:
+        # Cast here, with a gradient: what a function casts for itself, autocast would remember as a constant.
+        cast = affine.to(dtype)
+        found: Tensor = _Gated.apply(
+            module.gate_proj(x), module.up_proj(x), *cast.tensors, cast.scaling, module.act_fn
+        )  # fmt: skip
+        return found
+
+    return forward
 
 
 class _Gated(torch.autograd.Function):
-    """The linear layer behind act(gate) * up; that product is computed again in the backward pass."""
+    """The layer behind act(gate) * up; that product is computed again in the backward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, act: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        ctx.save_for_backward(gate, up, weight)
-        ctx.act, ctx.has_bias = act, bias is not None
-        return F.linear(act(gate) * up, weight, bias)
+        ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, lora_A: Tensor | None,
+        lora_B: Tensor | None, scaling: float, act: Callable[[Tensor], Tensor],
+    ) -> Tensor:  # fmt: skip
+        ctx.act, ctx.scaling = act, scaling
+        found, low = Affine(weight, bias, lora_A, lora_B, scaling).output(act(gate) * up)
+        ctx.save_for_backward(gate, up, low, weight, bias, lora_A, lora_B)
+        return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        gate, up, weight = ctx.saved_tensors
+        gate, up, low, *tensors = ctx.saved_tensors
+        affine, needed = Affine(*tensors, ctx.scaling), ctx.needs_input_grad[2:6]
         with torch.enable_grad():
             gate = gate.detach().requires_grad_()
             activated = ctx.act(gate)
         active = activated.detach()
-        rows = gradient.flatten(0, -2)
-        to_weight = to_bias = None
-        if ctx.needs_input_grad[2]:
-            to_weight = rows.t() @ (active * up).flatten(0, -2)
-        if ctx.has_bias and ctx.needs_input_grad[3]:
-            to_bias = rows.sum(dim=0)
-        by_product = gradient @ weight
+        by_product, by_low = affine.by_input(gradient)
+        product = active * up if needed[0] or needed[2] else None
+        to_tensors = affine.by_tensors(gradient, product, low, by_low, needed)
+        del product
         (to_gate,) = torch.autograd.grad(activated, gate, by_product * up)
-        return to_gate, by_product.mul_(active), to_weight, to_bias, None
+        return to_gate, by_product.mul_(active), *to_tensors, None, None
