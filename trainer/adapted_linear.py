@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Affine", "affine_of", "apply_affine", "is_lora"]
+__all__ = ["Affine", "affine_of", "apply_affine", "is_lora", "is_watched"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,15 @@ class Affine:
         """Return the same in another type, with gradient."""
         cast = (None if tensor is None else tensor.to(dtype) for tensor in self.tensors)
         return Affine(*cast, self.scaling)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def merged(self) -> Tensor:
+        """Return W + scaling * B A, in the type of W, a tensor of its own where there is an adapter."""
+        if self.lora_A is None or self.lora_B is None:
+            return self.weight.detach()
+        with torch.autocast(self.weight.device.type, enabled=False):
+            product = self.lora_B.float() @ self.lora_A.float()
+            return product.mul_(self.scaling).add_(self.weight).to(self.weight.dtype)
 
     def output(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the output, rounded where PEFT's layer rounds, and x A^T."""
@@ -82,22 +91,26 @@ class Affine:
             needed: which of the four.
         """
         rows = gradient.flatten(0, -2)
-        return (
-            rows.t() @ x.flatten(0, -2) if needed[0] and x is not None else None,
-            rows.sum(dim=0) if needed[1] and self.bias is not None else None,
-            by_low.flatten(0, -2).t() @ x.flatten(0, -2) if needed[2] and by_low is not None and x is not None else None,
-            (rows.t() @ low.flatten(0, -2)).mul_(self.scaling) if needed[3] and low is not None else None,
-        )
+        to_weight = to_bias = to_A = to_B = None
+        if needed[0] and x is not None:
+            to_weight = rows.t() @ x.flatten(0, -2)
+        if needed[1] and self.bias is not None:
+            to_bias = rows.sum(dim=0)
+        if needed[2] and x is not None and by_low is not None:
+            to_A = by_low.flatten(0, -2).t() @ x.flatten(0, -2)
+        if needed[3] and low is not None:
+            to_B = (rows.t() @ low.flatten(0, -2)).mul_(self.scaling)
+        return to_weight, to_bias, to_A, to_B
 
 
 def affine_of(module: Any) -> Affine | None:
     """Return what a layer computes as things are now: a linear layer, or PEFT's around one.
 
-    None where it is of another kind, where somebody watches it, or where its adapter is more than a product.
+    None where it is of another kind, where its adapter is more than a product, or where somebody watches what is below.
     """
     if type(module) is nn.Linear:
-        return Affine(module.weight, module.bias) if _is_plain(module) else None
-    if not is_lora(module) or _is_watched(module) or not _is_plain(module.base_layer):
+        return Affine(module.weight, module.bias) if _is_whole(module) else None
+    if not is_lora(module) or not _is_plain(module.base_layer):
         return None
     if module.merged and module.disable_adapters:  # its forward takes the adapter out of the weight first
         return None
@@ -125,18 +138,18 @@ def is_lora(module: nn.Module) -> bool:
     return kind.__module__ == "peft.tuners.lora.layer" and kind.__name__ == "Linear"
 
 
-def _is_plain(module: Any) -> bool:
-    """Return whether a module is a linear layer whose weight is whole, and that nobody watches."""
-    return (
-        type(module) is nn.Linear
-        and type(module.weight) is nn.Parameter
-        and module.weight.shape == (module.out_features, module.in_features)
-        and not _is_watched(module)
-    )
-
-
-def _is_watched(module: nn.Module) -> bool:
+def is_watched(module: nn.Module) -> bool:
+    """Return whether a module has hooks, which run when it is called."""
     return any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks"))
+
+
+def _is_plain(module: nn.Module) -> bool:
+    return type(module) is nn.Linear and _is_whole(module) and not is_watched(module)
+
+
+def _is_whole(module: nn.Linear) -> bool:
+    """Return whether a layer's weight is all of it: not a shard, nor what stands for one."""
+    return type(module.weight) is nn.Parameter and module.weight.shape == (module.out_features, module.in_features)
 
 
 class _Adapted(torch.autograd.Function):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.adapted_linear import Affine, affine_of, apply_affine, is_lora
+from trainer.adapted_linear import Affine, affine_of, apply_affine, is_lora, is_watched
 from trainer.attention import is_plain_pass
 
 __all__ = ["autocast_dtype", "cast_once", "lean_layers", "other_forwards"]
@@ -168,7 +168,7 @@ def _adapted(module: nn.Module) -> Forward | None:
 
 
 def _gated(module: Any) -> Forward | None:
-    affine = affine_of(module.down_proj)
+    affine = None if is_watched(module.down_proj) else affine_of(module.down_proj)
     dtype = None if affine is None else _compute_dtype(affine)
     if affine is None or dtype is None:
         return None

@@ -54,7 +54,8 @@ def _weights_below(layers: list[Any]) -> list[tuple[nn.Parameter, Tensor, Tensor
 
 def _merge(model: Any) -> None:
     """Merge what can be merged; an adapter of another kind stays beside the weights, which is slower and as right."""
-    with torch.no_grad():
+    kind = next(model.parameters()).device.type
+    with torch.no_grad(), torch.autocast(kind, enabled=False):  # mixed precision would round what is added
         try:
             model.merge_adapter()
         except (NotImplementedError, ValueError):

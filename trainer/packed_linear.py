@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.adapted_linear import Affine, affine_of
 from trainer.lean_layers import autocast_dtype, cast_once, other_forwards
 
-__all__ = ["packed_linears", "product_with"]
+__all__ = ["packed_linears", "packs_adapters", "product_with"]
 
 READ_ALIKE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Children of one module that get the same input, where a model names them so: one product makes all their outputs."""
@@ -22,27 +23,33 @@ def packed_linears(model: nn.Module, rows: int) -> Iterator[None]:
     """Let every plain linear layer compute from a copy of its weight, cast and laid out once instead of at each call.
 
     The weights themselves are not touched: the layers get another forward, and lose it again. The copy has the type
-    that the layer would compute in here: that of autocast where it is on, else its own.
+    that the layer would compute in here: that of autocast where it is on, else its own. A LoRA adapter is part of it.
 
     Args:
-        model: its layers of exactly the class `torch.nn.Linear` change; an adapter's are among them, and one that is
-            merged into its layer is passed over.
+        model: its layers of exactly the class `torch.nn.Linear` change, and those with an adapter, LoRA's or one that
+            is merged into its layer.
         rows: of the products to come, about.
     """
     forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     for group in _groups(model):
-        together = _Together.of(group, rows)
-        forwards |= {} if together is None else together.forwards(group)
-    merged: list[Any] = [module for module in model.modules() if _is_merged(module)]
-    idle = {below for module in merged for below in module.modules() if below is not module.base_layer}
+        together = _Together.of([affine for _, affine in group], rows)
+        forwards |= {} if together is None else together.forwards([layer for layer, _ in group])
+    idle: set[nn.Module] = set()
     for module in model.modules():
-        is_plain = type(module) is nn.Linear and "forward" not in vars(module)
-        if is_plain and module not in idle and module not in forwards:
-            own = _packed(module, rows)
+        affine = None if module in idle else _affine(module)
+        if affine is not None:
+            idle.update(module.modules())
+            own = None if module in forwards else _packed(affine, rows)
             forwards |= {} if own is None else {module: own}
-    forwards |= {module: forwards[module.base_layer] for module in merged if module.base_layer in forwards}
     with other_forwards(forwards, forwards.get):
         yield
+
+
+def packs_adapters(model: nn.Module) -> bool:
+    """Return whether the copies that `packed_linears` makes here have every adapter of a model in them."""
+    adapted = [module for module in model.modules() if hasattr(module, "base_layer")]
+    affines = [_affine(module) for module in adapted]
+    return all(affine is not None and _is_copied(affine) for affine in affines)
 
 
 def product_with(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
@@ -60,33 +67,41 @@ def product_with(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Te
     return lambda x: functional.linear(x, weight, bias)
 
 
-def _packed(module: nn.Linear, rows: int) -> Callable[[Tensor], Tensor] | None:
-    """Return the layer's forward on a copy of its weight, None where a copy gains nothing."""
-    dtype = _compute_dtype(module)
-    if not _is_laid_out(module.weight.device.type, dtype) and dtype == module.weight.dtype:
+def _packed(affine: Affine, rows: int) -> Callable[[Tensor], Tensor] | None:
+    """Return a layer's forward on a copy of its weight, None where a copy gains nothing."""
+    if not _is_copied(affine):
         return None
-    bias = None if module.bias is None else module.bias.detach().to(dtype)
-    multiply = product_with(module.weight.detach().to(dtype), bias, rows)
+    dtype = _compute_dtype(affine)
+    bias = None if affine.bias is None else affine.bias.detach().to(dtype)
+    multiply = product_with(affine.merged().to(dtype), bias, rows)
     return lambda x: multiply(cast_once(x, dtype))
 
 
-def _is_merged(module: Any) -> bool:
-    """Return whether a module is an adapter around a layer that has become part of it: it only hands its input on."""
-    return bool(getattr(module, "merged", False) and hasattr(module, "base_layer") and not module.disable_adapters)
+def _is_copied(affine: Affine) -> bool:
+    dtype = _compute_dtype(affine)
+    return dtype != affine.weight.dtype or _is_laid_out(affine.weight.device.type, dtype)
 
 
-def _compute_dtype(module: nn.Linear) -> torch.dtype:
-    return autocast_dtype(module.weight) or module.weight.dtype
+def _affine(module: Any) -> Affine | None:
+    """Return what a layer computes, a merged adapter around it or not; None where nothing can stand in for it."""
+    if "forward" in vars(module):
+        return None
+    is_merged = getattr(module, "merged", False) and hasattr(module, "base_layer") and not module.disable_adapters
+    return _affine(module.base_layer) if is_merged else affine_of(module)
 
 
-def _groups(model: nn.Module) -> Iterator[list[nn.Linear]]:
-    """Yield the layers that read the same input, below an adapter too."""
+def _compute_dtype(affine: Affine) -> torch.dtype:
+    return autocast_dtype(affine.weight) or affine.weight.dtype
+
+
+def _groups(model: nn.Module) -> Iterator[list[tuple[nn.Module, Affine]]]:
+    """Yield the layers that read the same input."""
     for module in model.modules():
         for names in READ_ALIKE:
-            named = [getattr(module, name, None) for name in names]
-            layers = [getattr(child, "base_layer", child) for child in named]
-            if all(type(layer) is nn.Linear and "forward" not in vars(layer) for layer in layers):
-                yield layers
+            layers = [child for name in names if isinstance(child := getattr(module, name, None), nn.Module)]
+            affines = [affine for layer in layers if (affine := _affine(layer)) is not None]
+            if len(affines) == len(names):
+                yield list(zip(layers, affines, strict=True))
 
 
 class _Together:
@@ -104,20 +119,17 @@ class _Together:
         self._dtype, self._sizes = weight.dtype, sizes
 
     @classmethod
-    def of(cls, layers: Sequence[nn.Linear], rows: int) -> "_Together | None":
+    def of(cls, layers: Sequence[Affine], rows: int) -> "_Together | None":
         """Return the layers as one, None where they do not fit together, or where it gains nothing."""
-        first = layers[0]
-        dtype = _compute_dtype(first)
-        kinds = {
-            (layer.in_features, layer.bias is None, layer.weight.device, _compute_dtype(layer)) for layer in layers
-        }
-        if len(kinds) > 1 or not _is_laid_out(first.weight.device.type, dtype):
+        first, dtype = layers[0].weight, _compute_dtype(layers[0])
+        kinds = {(one.weight.shape[1], one.bias is None, one.weight.device, _compute_dtype(one)) for one in layers}
+        if len(kinds) > 1 or not _is_laid_out(first.device.type, dtype):
             return None
-        weight = torch.cat([layer.weight.detach().to(dtype) for layer in layers])
-        bias = None if first.bias is None else torch.cat([layer.bias.detach().to(dtype) for layer in layers])
-        return cls(weight, bias, [layer.out_features for layer in layers], rows)
+        weight = torch.cat([one.merged().to(dtype) for one in layers])
+        biases = [one.bias.detach().to(dtype) for one in layers if one.bias is not None]
+        return cls(weight, torch.cat(biases) if biases else None, [len(one.weight) for one in layers], rows)
 
-    def forwards(self, layers: Sequence[nn.Linear]) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
+    def forwards(self, layers: Sequence[nn.Module]) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
         """Return each layer's forward."""
         return {layer: partial(self._output, index) for index, layer in enumerate(layers)}
 

@@ -1,7 +1,7 @@
 """Rollouts: K completions per prompt from a model, as tokens and as text."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from trainer.batch import Sequences
 from trainer.decode import can_decode, decode
 from trainer.merged_adapter import merged_adapter
-from trainer.packed_linear import packed_linears
+from trainer.packed_linear import packed_linears, packs_adapters
 
 __all__ = ["Completion", "Sampler", "clean_text", "in_order", "pad_sequences", "stop_ids"]
 
@@ -125,7 +125,8 @@ class Sampler:
         model.eval()
         done: list[list[Completion]] = []
         try:
-            with merged_adapter(model), packed_linears(inner, per_chunk * per_prompt):
+            merged = nullcontext() if packs_adapters(inner) else merged_adapter(model)
+            with merged, packed_linears(inner, per_chunk * per_prompt):
                 for start in range(0, len(prompts), per_chunk):
                     chunk = prompts[start : start + per_chunk]
                     for run in in_order(self._rows(model, chunk, per_prompt, temperature), len(chunk), per_prompt):

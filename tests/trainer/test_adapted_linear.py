@@ -1,4 +1,4 @@
-"""A linear layer with an adapter as one function: the same output bit for bit, gradients but for rounding, less kept."""
+"""A layer with an adapter as one function: the same output bit for bit, gradients but for rounding, less kept."""
 
 import peft
 import pytest

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from trainer.adapted_linear import affine_of
 from trainer.merged_adapter import merged_adapter
-from trainer.packed_linear import packed_linears
+from trainer.packed_linear import packed_linears, packs_adapters
 from trainer.rollout import Sampler
 
 PROMPTS = [[3, 6, 4], [3, 6, 7, 8, 9, 4]]
@@ -78,6 +79,18 @@ def test_the_adapter_is_in_the_weights_meanwhile(adapted):
             assert torch.allclose(adapted(inputs).logits, beside, atol=1e-4)
 
 
+def test_mixed_precision_merges_as_float32_does(policy):
+    model = peft.get_peft_model(policy, peft.LoraConfig(target_modules=["down_proj"], init_lora_weights=False))
+    down = model.get_base_model().model.layers[0].mlp.down_proj
+    with merged_adapter(model):
+        wanted = down.weight.clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        with merged_adapter(model):
+            assert torch.equal(down.weight, wanted)
+        assert packs_adapters(model)
+        assert torch.equal(affine_of(down).merged(), wanted)
+
+
 def test_an_adapter_that_is_off_stays_off(adapted, tokenizer):
     sampler = Sampler(tokenizer, (1,), 8, 8)
     base = copy.deepcopy(adapted).unload()
@@ -136,15 +149,16 @@ def test_layers_that_read_the_same_input_compute_what_they_compute_apart(build_p
         model = peft.get_peft_model(model, peft.LoraConfig(target_modules=targets, init_lora_weights=False))
     layers = [attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj]
     x, other = torch.randn(3, 2, 16), torch.randn(3, 2, 16)
-    merged = merged_adapter(model) if adapter == "merged" else nullcontext()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), merged:
+    mixed = torch.autocast("cpu", torch.bfloat16)
+    with torch.no_grad(), mixed, merged_adapter(model):
         wanted = [[layer(one) for layer in layers] for one in (x, other, x + 1)]
-        with packed_linears(model, 6):
-            assert ("forward" in vars(attention.q_proj)) == (adapter != "beside")
-            found = [[layer(one) for layer in layers] for one in (x, other)]
-            turned = [layer(one) for layer in layers for one in (x, other)]  # as if another came between
-            x.add_(1)
-            found.append([layer(x) for layer in layers])
+    merged = merged_adapter(model) if adapter == "merged" else nullcontext()
+    with torch.no_grad(), mixed, merged, packed_linears(model, 6):
+        assert "forward" in vars(attention.q_proj)
+        found = [[layer(one) for layer in layers] for one in (x, other)]
+        turned = [layer(one) for layer in layers for one in (x, other)]  # as if another came between
+        x.add_(1)
+        found.append([layer(x) for layer in layers])
     for row, wanted_row in zip([*found, turned[::2], turned[1::2]], [*wanted, wanted[0], wanted[1]], strict=True):
         for one, other_one in zip(row, wanted_row, strict=True):
             assert one.shape == other_one.shape
@@ -166,6 +180,17 @@ def test_layers_of_unlike_inputs_or_biases_are_not_joined():
             found = odd.gate_proj(x), odd.up_proj(x)
     for one, other in zip(found, wanted, strict=True):
         assert torch.allclose(one.float(), other.float(), rtol=2**-7, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_is_in_the_copies_where_it_is_a_product(policy, kind):
+    settings = {"target_modules": "all-linear", "init_lora_weights": False, **KINDS[kind]}
+    model = peft.get_peft_model(policy, peft.LoraConfig(**settings))
+    assert not packs_adapters(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert packs_adapters(model) == (kind in {"lora", "rslora"})
+        with model.disable_adapter():
+            assert packs_adapters(model) == (kind != "embedding")
 
 
 def test_a_layer_in_float32_is_left_as_it_is(policy):
