@@ -16,7 +16,7 @@ from trainer.abilities import abilities
 from trainer.attention import is_plain_pass
 from trainer.batch import Sequences
 from trainer.captured import innermost
-from trainer.logprobs import completion_logprobs, in_parts, logprobs_in_batches
+from trainer.logprobs import completion_logprobs, in_parts, logprobs_in_batches, part_to_keep
 
 __all__ = ["Kept", "Likelihoods", "Models"]
 
@@ -129,4 +129,4 @@ class Likelihoods:
         if not self._keep or self._kept is not None or not members:
             return []
         with self._models.autocast():
-            return in_parts(self._models.policy, self._sequences, self._models.kept_tokens, members)[0]
+            return part_to_keep(self._models.policy, self._sequences, self._models.kept_tokens, members)

@@ -15,9 +15,17 @@ from trainer.attention import can_replace, is_plain_pass
 from trainer.batch import Sequences
 from trainer.captured import forward_packed, innermost, names_of_forward
 from trainer.head import token_logprobs, weighted_logprobs
-from trainer.packing import batches, groups, pack
+from trainer.packing import batches, filling, groups, pack
 
-__all__ = ["completion_logprobs", "in_parts", "is_arranged", "logprobs_in_batches", "shared_rows", "weighted_sum"]
+__all__ = [
+    "completion_logprobs",
+    "in_parts",
+    "is_arranged",
+    "logprobs_in_batches",
+    "part_to_keep",
+    "shared_rows",
+    "weighted_sum",
+]
 
 
 def completion_logprobs(
@@ -115,6 +123,20 @@ def in_parts(
     """
     rows = shared_rows(model, sequences, most_tokens, members)
     return list(batches(sequences, rows, most_tokens, is_padded=not is_arranged(model, sequences)))
+
+
+def part_to_keep(model: nn.Module, sequences: Sequences, most_tokens: int, members: list[int]) -> list[list[int]]:
+    """Return the rows of one forward pass whose graph is to be kept: as many of its members as the budget has room for.
+
+    Args:
+        model: as above.
+        sequences: as above.
+        most_tokens: of the part.
+        members: which sequences may be in it; not none.
+    """
+    if not is_arranged(model, sequences):
+        return in_parts(model, sequences, most_tokens, members)[0]
+    return filling(sequences, shared_rows(model, sequences, most_tokens, members), most_tokens)
 
 
 def is_arranged(model: nn.Module, sequences: Sequences) -> bool:

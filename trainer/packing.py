@@ -16,7 +16,7 @@ from torch import Tensor
 from trainer.arrangement import Arrangement, arrange
 from trainer.batch import Sequences
 
-__all__ = ["PackedRows", "batches", "groups", "pack"]
+__all__ = ["PackedRows", "batches", "filling", "groups", "pack"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,34 @@ def batches(
         batch.append(list(row))
     if batch:
         yield batch
+
+
+def filling(sequences: Sequences, rows: Sequence[Sequence[int]], most_tokens: int) -> list[list[int]]:
+    """Return the first batch of rows, and with it as much of the next row as there is room for.
+
+    The row's prompt then goes forward and backward in two batches, three passes' worth; so does nothing else, and what is
+    taken is worth a pass more than that.
+
+    Args:
+        sequences: what the rows refer to.
+        rows: as `groups` returns them, longest first.
+        most_tokens: of the batch; nothing is padded.
+    """
+    lengths = sequences.completion_mask_NT.sum(dim=1).tolist()
+    prompt_lengths = sequences.prompt_mask_NP.sum(dim=1).tolist()
+    batch = next(batches(sequences, rows, most_tokens, is_padded=False), [])
+    if len(batch) == len(rows):
+        return batch
+    following = rows[len(batch)]
+    prompt = prompt_lengths[following[0]]
+    room = most_tokens - prompt - sum(_row_tokens(row, lengths, prompt_lengths) for row in batch)
+    taken: list[int] = []
+    num_taken = 0
+    for n in following:
+        if num_taken + max(lengths[n] - 1, 0) <= room:
+            taken.append(n)
+            num_taken += max(lengths[n] - 1, 0)
+    return [*batch, taken] if num_taken > 3 * prompt else batch
 
 
 def pack(sequences: Sequences, rows: Sequence[Sequence[int]], is_arranged: bool = False) -> PackedRows:

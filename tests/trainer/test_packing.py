@@ -2,7 +2,7 @@
 
 import torch
 
-from trainer.packing import batches, groups, pack
+from trainer.packing import batches, filling, groups, pack
 from trainer.rollout import pad_sequences
 
 CPU = torch.device("cpu")
@@ -57,3 +57,28 @@ def test_batches_hold_rows_of_similar_length_within_the_budget():
     assert list(batches(batch, rows, 10)) == [[[2]], [[0], [3]], [[1]]]
     assert list(batches(batch, rows, 1)) == [[[2]], [[0]], [[3]], [[1]]]
     assert list(batches(batch, rows, 10**6)) == [rows]
+
+
+def test_a_part_is_filled_up_where_that_is_worth_another_pass_over_the_prompt():
+    # Two prompts of 2 tokens, three completions of 9 tokens that are read of each: rows of 29.
+    batch = sequences(*[([prompt] * 2, [n] * 10) for prompt in (3, 4) for n in range(3)])
+    rows = groups(batch, range(6), 0.0, 100)
+    assert rows == [[0, 1, 2], [3, 4, 5]]
+    assert filling(batch, rows, 58) == rows
+    assert filling(batch, rows, 57) == [[0, 1, 2], [3, 4]]
+    assert filling(batch, rows, 40) == [[0, 1, 2], [3]]
+    assert filling(batch, rows, 39) == [[0, 1, 2]]
+    assert filling(batch, rows, 1) == [[0, 1, 2]]
+    assert filling(batch, [], 1) == []
+
+    # Prompts of 6 tokens: three passes over one are worth 18.
+    batch = sequences(*[([prompt] * 6, [n] * 10) for prompt in (3, 4) for n in range(3)])
+    rows = groups(batch, range(6), 0.0, 100)
+    assert filling(batch, rows, 65) == [[0, 1, 2]]
+
+
+def test_what_is_too_long_for_the_room_is_passed_over():
+    batch = sequences(([3], [1] * 10), ([4], [1] * 8), ([4], [1] * 7), ([4], [1] * 5), ([4], [1] * 4))
+    rows = [[0], [1, 2, 3, 4]]
+    assert filling(batch, rows, 10 + 1 + 6) == [[0], [2]]
+    assert filling(batch, rows, 10 + 1 + 10) == [[0], [1, 4]]
