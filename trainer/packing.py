@@ -95,8 +95,8 @@ def batches(
 def filling(sequences: Sequences, rows: Sequence[Sequence[int]], most_tokens: int) -> list[list[int]]:
     """Return the first batch of rows, and with it as much of the next row as there is room for.
 
-    The row's prompt then goes forward and backward in two batches, three passes' worth; so does nothing else, and what is
-    taken is worth a pass more than that.
+    The row's prompt then goes forward and backward in two batches, which is worth three forward passes over it; each
+    completion that is taken saves one over itself.
 
     Args:
         sequences: what the rows refer to.
