@@ -159,26 +159,37 @@ class _Normalize(torch.autograd.Function):
         return to_x, to_weight, None
 
 
-def _adapted(module: nn.Module) -> Forward | None:
+def _adapted(module: Any) -> Forward | None:
     affine = affine_of(module)
-    dtype = None if affine is None or affine.lora_A is None else _compute_dtype(affine)
-    if affine is None or dtype is None:
+    if affine is None or affine.lora_A is None:
         return None
-    return lambda x: apply_affine(cast_once(x, dtype), affine.to(dtype))
+
+    def forward(x: Tensor) -> Tensor:
+        # Asked here, not before: mixed precision may begin with the model's forward.
+        dtype = _compute_dtype(affine)
+        found: Tensor = (
+            type(module).forward(module, x) if dtype is None else apply_affine(cast_once(x, dtype), affine.to(dtype))
+        )
+        return found
+
+    return forward
 
 
 def _gated(module: Any) -> Forward | None:
     affine = None if is_watched(module.down_proj) else affine_of(module.down_proj)
-    dtype = None if affine is None else _compute_dtype(affine)
-    if affine is None or dtype is None:
+    if affine is None:
         return None
 
     def forward(x: Tensor) -> Tensor:
-        # Cast here, with a gradient: what a function casts for itself, autocast would remember as a constant.
-        cast = affine.to(dtype)
-        found: Tensor = _Gated.apply(
-            module.gate_proj(x), module.up_proj(x), *cast.tensors, cast.scaling, module.act_fn
-        )  # fmt: skip
+        dtype = _compute_dtype(affine)
+        found: Tensor
+        if dtype is None:
+            found = type(module).forward(module, x)
+        else:
+            # Cast here, with a gradient: what a function casts for itself, autocast would remember as a constant.
+            cast = affine.to(dtype)
+            gate, up = module.gate_proj(x), module.up_proj(x)
+            found = _Gated.apply(gate, up, *cast.tensors, cast.scaling, module.act_fn)
         return found
 
     return forward
