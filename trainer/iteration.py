@@ -250,10 +250,10 @@ def learn(
             used.append(plan.used_BK.flatten())
             if rollout.baselines:
                 used.append(plan.baseline_weights_B != 0)
-        missing_N = torch.cat(used) & ~likelihoods.is_known_N
-        if not total(missing_N.any().float()):
+        used_N = torch.cat(used)
+        if not total((used_N & ~likelihoods.is_known_N).any().float()):
             return experiences
-        likelihoods.find(missing_N, trained_on_N=missing_N)
+        likelihoods.find(used_N, trained_on_N=used_N)
 
 
 @dataclass(frozen=True)

@@ -88,11 +88,12 @@ class Likelihoods:
 
         Args:
             wanted_N: whose, as booleans.
-            trained_on_N: of which of them the update may need the gradient.
+            trained_on_N: of which the update may need the gradient. What is known of them without a graph goes forward
+                again with the others: a pass of its own would cost more.
         """
         model, most_tokens = self._models.policy, self._models.most_tokens
         missing_N = wanted_N & ~self.is_known_N
-        kept = self._part_to_keep(missing_N & trained_on_N)
+        kept = self._part_to_keep(trained_on_N) if (missing_N & trained_on_N).any() else []
         found_N = missing_N.clone()
         found_N[[n for row in kept for n in row]] = False
         members = found_N.nonzero().flatten().tolist()

@@ -79,13 +79,13 @@ def test_the_logged_loss_is_that_of_the_whole_step(build_trainer):
 def test_only_the_chosen_completions_go_backward(build_trainer, monkeypatch, name, most):
     # 8 prompts with 4 completions: at most a pair, or one, of each.
     members = []
-    inner = update_module.weighted_sum
+    inner = update_module.Part.loss
 
-    def watched(model, sequences, rows, factor_N):
-        members.extend(n for row in rows for n in row)
-        return inner(model, sequences, rows, factor_N)
+    def watched(part, model):
+        members.extend(n for row in part.rows for n in row)
+        return inner(part, model)
 
-    monkeypatch.setattr(update_module, "weighted_sum", watched)
+    monkeypatch.setattr(update_module.Part, "loss", watched)
     build(build_trainer, rlhf_optimizer=name, max_steps=1).train()
     assert 0 < len(members) == len(set(members)) <= most
 
