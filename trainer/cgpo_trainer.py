@@ -279,13 +279,15 @@ class CGPOTrainer(Trainer):
         models = Models(self.model_wrapped, self._reference, self.accelerator.autocast, *tokens, self._most)
         likelihoods = Likelihoods(models, sequences, keep=is_training and self._takes_kept_graph())
         with clock("logprobs"):
-            find_at_once(shares, likelihoods)
+            is_idle = self.args.device.type != "cpu" or not getattr(self.scoring.reward_model, "is_here", False)
+            needed_N = find_at_once(shares, likelihoods, is_idle)
         with clock("judge"):
             answers, baseline_answers = requests.answers(), wait_for_baselines()
         with clock("logprobs"):
             experiences = learn(
-                shares, sequences, likelihoods, answers, baseline_answers, self.args.missing_eos_penalty, self._total
-            )
+                shares, sequences, likelihoods, needed_N, answers, baseline_answers, self.args.missing_eos_penalty,
+                self._total,
+            )  # fmt: skip
         return Iteration(rows, shares, experiences, sequences, clock.seconds, likelihoods)
 
     def _parts(self, model: nn.Module, start: int, stop: int, weights: Mapping[str, float]) -> list[Part]:

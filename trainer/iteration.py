@@ -194,11 +194,20 @@ def joint_sequences(shares: Sequence[Share], max_length: int, pad_id: int, devic
     return pad_sequences([prompt for prompt, _ in pairs], [ids for _, ids in pairs], pad_id, device)
 
 
-def find_at_once(shares: Sequence[Share], likelihoods: Likelihoods) -> None:
+def find_at_once(shares: Sequence[Share], likelihoods: Likelihoods, is_idle: bool) -> Tensor:
     """Find the log-probabilities that are needed whatever judges and reward models say, while they still work.
 
     Of a share that does not need all, those are of each prompt's first completion: no score has chosen it, so that the
     mean log-ratio is one over samples of the policy.
+
+    Args:
+        shares: of all tasks.
+        likelihoods: of their sequences.
+        is_idle: whether nobody else wants the processor meanwhile. Else those firsts, which nobody waits for, are left
+            for later: together with what plans use, they read each prompt once.
+
+    Returns:
+        Whose are needed, found or not, shape N.
     """
     needed, trained_on = [], []
     for share in shares:
@@ -207,13 +216,16 @@ def find_at_once(shares: Sequence[Share], likelihoods: Likelihoods) -> None:
         needed += [True] * len(firsts) if share.needs_all else firsts
         trained_on += [share.needs_all] * len(firsts)
     device = likelihoods.logprobs_N.device
-    likelihoods.find(*(torch.tensor(mask, dtype=torch.bool, device=device) for mask in (needed, trained_on)))
+    needed_N, trained_on_N = (torch.tensor(one, dtype=torch.bool, device=device) for one in (needed, trained_on))
+    likelihoods.find(needed_N if is_idle else trained_on_N, trained_on_N)
+    return needed_N
 
 
 def learn(
     shares: Sequence[Share],
     sequences: Sequences,
     likelihoods: Likelihoods,
+    needed_N: Tensor,
     answers: Sequence[Sequence[Judged]],
     baseline_answers: Mapping[str, Sequence[Judged]],
     missing_eos_penalty: float | None,
@@ -227,6 +239,7 @@ def learn(
         shares: of all tasks, in the same order on every process.
         sequences: of all of them, as `joint_sequences` returns it.
         likelihoods: log pi_w and log pi_ref of the sequences.
+        needed_N: which sequences' are needed, whatever the plans use, as `find_at_once` returns it.
         answers: what was said of each of the iteration's rows' completions.
         baseline_answers: what was said of the baselines, by task.
         missing_eos_penalty: subtracted from the score of what has no end-of-sequence.
@@ -251,9 +264,9 @@ def learn(
             if rollout.baselines:
                 used.append(plan.baseline_weights_B != 0)
         used_N = torch.cat(used)
-        if not total((used_N & ~likelihoods.is_known_N).any().float()):
+        if not total(((used_N | needed_N) & ~likelihoods.is_known_N).any().float()):
             return experiences
-        likelihoods.find(used_N, trained_on_N=used_N)
+        likelihoods.find(used_N | needed_N, trained_on_N=used_N)
 
 
 @dataclass(frozen=True)

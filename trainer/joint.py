@@ -75,6 +75,7 @@ class JointRewardModel:
     def __init__(self, models: Mapping[str, RewardModel]) -> None:
         self.models = models
         self._distinct = list({id(model): model for model in models.values()}.values())
+        self.is_here = any(getattr(model, "is_here", False) for model in self._distinct)
 
     def check(self, policy_tokenizer: PreTrainedTokenizerBase, allow_template_mismatch: bool) -> None:
         """Have every reward model check that it can score what the policy writes."""

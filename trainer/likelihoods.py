@@ -107,6 +107,7 @@ class Likelihoods:
                     logprobs_N = completion_logprobs(model, self._sequences, kept, keep=True)
                 self._kept = Kept(kept, logprobs_N)
             with self._models.autocast():
+                abilities(model)  # asked by forward passes the first time, so by all processes, also without members
                 others = in_parts(model, self._sequences, most_tokens, members) if members else []
                 others += [[[0]]] * (self._models.agree(len(others)) - len(others))
                 policy_N = logprobs_in_batches(model, self._sequences, others)

@@ -2,7 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,12 +23,26 @@ __all__ = ["LocalRewardModel", "RemoteRewardModel", "RewardModel", "as_reward_mo
 Scores = list[float | ScoreError | None]
 
 
+def is_loopback(url: str) -> bool:
+    """Return whether an address is one of this machine.
+
+    >>> [is_loopback(url) for url in ("http://localhost:8002", "http://[::1]:1", "https://127.0.0.9", "http://reward:80")]
+    [True, True, True, False]
+    """
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class RewardModel(Protocol):
     """Scores completions. Where there is no score, which is never a zero: why not, or None.
 
-    A `ScoreError` also says whether asking again can help; after None it is tried. Two methods may be left out:
-    `versions() -> set[str]`, who has given scores since that was asked last: a change in mid-run is noticed; and
-    `not_ready(rows) -> list[str]`: while it gives reasons, nothing is asked again.
+    A `ScoreError` also says whether asking again can help; after None it is tried. Three things may be left out:
+    `versions() -> set[str]`, who has given scores since that was asked last: a change in mid-run is noticed;
+    `not_ready(rows) -> list[str]`: while it gives reasons, nothing is asked again; and `is_here`, true where it
+    computes on this machine: a policy on the same processor then leaves to later what can wait.
     """
 
     def check(self, policy_tokenizer: PreTrainedTokenizerBase, allow_template_mismatch: bool) -> None:
@@ -65,6 +81,7 @@ class RemoteRewardModel:
         self.protocol = protocol
         self._client: RewardClient | None = None
         self._versions: set[str] = set()
+        self.is_here = all(map(is_loopback, self.urls))
         self._foreign = None if protocol == "cgpo" else ForeignRewardModel(self.urls, protocol, token, model, tokenizer)
 
     def check(self, policy_tokenizer: PreTrainedTokenizerBase, allow_template_mismatch: bool) -> None:
@@ -162,6 +179,7 @@ class LocalRewardModel:
                 f"the reward model has embeddings for {rows} tokens, its tokenizer {len(tokenizer)}: they do not "
                 "belong together; pass the reward model's own tokenizer as reward_processing_class"
             )
+        self.is_here = True
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = check_tokenizer(tokenizer)
         self.chunk_size = chunk_size

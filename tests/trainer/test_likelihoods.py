@@ -99,15 +99,26 @@ def test_nothing_is_kept_where_the_update_needs_another_pass(build_trainer, buil
     assert counted["update"]
 
 
+@pytest.mark.parametrize("is_here", [False, True], ids=["elsewhere", "on this processor"])
 @pytest.mark.parametrize(("name", "most"), [("codpo", 16), ("crraft", 8), ("raft", 8), ("online_dpo", 16)])
-def test_only_what_the_plan_uses_is_computed_and_one_of_each_prompt(build_trainer, counted, name, most):
-    trainer = run(build_trainer, name, update_tokens=2048)
+def test_only_what_the_plan_uses_is_computed_and_one_of_each_prompt(build_trainer, counted, name, most, is_here):
+    trainer = build_trainer(
+        {"rlhf_optimizer": name, "max_steps": 1, "per_device_train_batch_size": 8, "update_tokens": 2048},
+        mixture_of_judges=[EvenLength()],
+    )
+    assert trainer.scoring.reward_model.is_here
+    trainer.scoring.reward_model.is_here = is_here
+    trainer.train()
     kept, firsts = counted["kept"], list(range(0, 32, 4))
     assert 0 < len(kept) == len(set(kept)) <= most
-    assert counted["update"] == []  # a first that is trained on has gone forward with the others again
+    assert counted["update"] == []
     known = [row["logratio"] is not None for row in written(trainer)]
     assert {n for n in range(32) if known[n]} == {*firsts, *kept}
-    assert sorted(counted["plain"]) == sorted([*firsts, *firsts, *kept])  # the policy's firsts, the reference
+    # Found while the reward model works elsewhere, firsts that are trained on go forward again; else they are left for
+    # the pass behind it, by policy and reference.
+    others = [n for n in firsts if n not in kept]
+    passes = [others, kept, others] if is_here else [firsts, firsts, kept]
+    assert sorted(counted["plain"]) == sorted(n for one in passes for n in one)
 
 
 def test_the_mean_logratio_is_that_of_each_prompts_first(build_trainer):

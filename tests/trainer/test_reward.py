@@ -133,3 +133,10 @@ def test_the_url_of_a_judge_service_is_not_that_of_a_reward_service(judge_url, t
     with pytest.raises(ConfigError, match="the reward service cannot be used"):
         remote.check(tokenizer, allow_template_mismatch=False)
     remote.close()
+
+
+def test_a_service_on_this_machine_shares_its_processor():
+    here, there = "http://localhost:8002", "http://reward:8002"
+    assert RemoteRewardModel(here).is_here
+    assert not RemoteRewardModel(there).is_here
+    assert not RemoteRewardModel([here, there]).is_here
