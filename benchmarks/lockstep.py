@@ -22,8 +22,6 @@ from typing import Any
 
 import psutil
 
-from trainer.environment import MEMORY, THREADS
-
 ROOT = Path(__file__).parent.parent
 QUIET = {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
 
@@ -127,13 +125,17 @@ class Arm:
         command: interpreter and arguments.
         settings: what the worker is to do, passed to it as JSON.
         folder: the checkout whose packages the worker imports.
-        environment: what it has to have in its environment, as far as the caller's does not say otherwise.
+        environment: what it has to have in its environment, as far as the caller's does not say otherwise; by default
+            what `cgpo train` gives itself.
     """
 
     def __init__(
         self, name: str, command: Sequence[str], settings: Mapping[str, Any], folder: Path = ROOT,
-        environment: Mapping[str, str] = {**THREADS, **MEMORY},
+        environment: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
+        # Not at the top: a worker imports this file with the packages of another checkout, which may lack it.
+        from trainer.environment import MEMORY, THREADS
+
         if not folder.is_dir():
             raise SystemExit(f"{name}: there is no checkout at {folder}; make one with git worktree add")
         if shutil.which(command[0]) is None:
@@ -146,7 +148,12 @@ class Arm:
             stdout=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env={**QUIET, **environment, **os.environ, "PYTHONPATH": f"{folder}:{ROOT}"},
+            env={
+                **QUIET,
+                **({**THREADS, **MEMORY} if environment is None else environment),
+                **os.environ,
+                "PYTHONPATH": f"{folder}:{ROOT}",
+            },
         )
         self._answer()
 

@@ -3,7 +3,8 @@
     git worktree add FOLDER a4e13d2
 
 Each checkout trains its own packaged settings, all steps of them, with its own `trainer` and against the same services,
-those of this checkout; the two take turns step by step. Prints both times and their ratio.
+those of this checkout; the two take turns step by step. Only the second has what `cgpo train` gives its process since
+(`trainer.environment`). Prints both times and their ratio.
 """
 
 import argparse
@@ -53,8 +54,9 @@ def main() -> None:
         judges, rewards = stack.enter_context(quickstart_services(folders["reward_model"], Path(folders["refusals"])))
         urls = {"judge_url": judges.ready(), "reward_url": rewards.ready()}
         arms = []
-        for name, folder in (("before", given.before), ("after", given.after)):
-            arms.append(Arm(name, [sys.executable, "-m", "benchmarks.quickstart"], urls, folder.absolute()))
+        for name, folder, environment in (("before", given.before, {}), ("after", given.after, None)):
+            command = [sys.executable, "-m", "benchmarks.quickstart"]
+            arms.append(Arm(name, command, urls, folder.absolute(), environment))
             stack.callback(arms[-1].close)
         in_turns(arms, given.steps, warmup=0)
     print("| checkout | generate | log-probs | judge wait | update | median step | all steps | peak memory |")
