@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trainer.test_lean_layers import passed
+from tests.trainer.test_lean_layers import assert_same, passed
 from trainer.adapted_linear import affine_of
 from trainer.lean_layers import lean_layers
 
@@ -37,22 +37,13 @@ def changed(model):
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_the_same_bit_for_bit_and_gradients_but_for_rounding(build_policy, kind, is_mixed):
     model = adapted(build_policy(mlp_bias=True, attention_bias=True), **KINDS[kind]).get_base_model()
-    plain, wanted, _ = passed(model, False, is_mixed)
-    lean, gradients, _ = passed(model, True, is_mixed)
-    assert torch.equal(lean, plain)
-    assert gradients.keys() == wanted.keys()
-    for name, one in wanted.items():
-        tolerance = 0.05 if is_mixed else 1e-5
-        assert (gradients[name] - one).norm() <= tolerance * one.norm() + 1e-6, name
+    assert_same(model, is_mixed, 0.05 if is_mixed else 1e-5)
 
 
 def test_weights_that_train_beside_an_adapter_get_their_gradients(build_policy):
     model = adapted(build_policy(mlp_bias=True)).get_base_model()
     model.requires_grad_(True)
-    _, wanted, _ = passed(model, False)
-    _, gradients, _ = passed(model, True)
-    assert gradients.keys() == wanted.keys()
-    assert all((gradients[name] - one).norm() <= 1e-5 * one.norm() + 1e-6 for name, one in wanted.items())
+    assert_same(model)
 
 
 def test_less_is_kept_for_the_backward_pass(build_policy):

@@ -52,6 +52,16 @@ def passed(model, is_lean, is_mixed=False, rows=2):
     return logits.detach(), gradients, sum(size for place, size in kept.items() if place not in weights)
 
 
+def assert_same(model, is_mixed=False, tolerance=1e-5):
+    """Logits are the same bit for bit with lean layers and without, and gradients but for rounding."""
+    plain, wanted, _ = passed(model, False, is_mixed)
+    lean, gradients, _ = passed(model, True, is_mixed)
+    assert torch.equal(lean, plain)
+    assert gradients.keys() == wanted.keys()
+    for name, one in wanted.items():
+        assert (gradients[name] - one).norm() <= tolerance * one.norm() + 1e-6, name
+
+
 @pytest.mark.parametrize("is_mixed", [False, True], ids=["float32", "mixed"])
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2"])
 def test_logits_are_the_same_bit_for_bit_and_gradients_but_for_rounding(build_policy, kind, is_mixed):
@@ -63,13 +73,7 @@ def test_logits_are_the_same_bit_for_bit_and_gradients_but_for_rounding(build_po
     model = models[kind]()
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
-    plain, wanted, _ = passed(model, False, is_mixed)
-    lean, gradients, _ = passed(model, True, is_mixed)
-    assert torch.equal(lean, plain)
-    assert gradients.keys() == wanted.keys()
-    for name, one in wanted.items():
-        tolerance = 0.03 if is_mixed else 1e-5
-        assert (gradients[name] - one).norm() <= tolerance * one.norm() + 1e-6, name
+    assert_same(model, is_mixed, 0.03 if is_mixed else 1e-5)
     assert not any("forward" in vars(module) for module in model.modules())
 
 
@@ -80,13 +84,8 @@ def test_mixed_precision_may_begin_with_the_models_forward(build_policy, is_adap
         settings = peft.LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
         model = peft.get_peft_model(model, settings).get_base_model()
     restore = mixed_inside(model)
-    plain, wanted, _ = passed(model, False)
-    lean, gradients, _ = passed(model, True)
+    assert_same(model, tolerance=0.05)
     restore()
-    assert torch.equal(lean, plain)
-    assert gradients.keys() == wanted.keys()
-    for name, one in wanted.items():
-        assert (gradients[name] - one).norm() <= 0.05 * one.norm() + 1e-6, name
 
 
 def test_less_is_kept_for_the_backward_pass(build_policy):
